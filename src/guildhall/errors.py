@@ -1,0 +1,71 @@
+"""Every error of guildhall. Whose fault it is decides the branch.
+
+    GuildhallError
+    |-- Misuse          the caller's: also ValueError
+    |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
+    |   `-- NoHall          no hall to work in; also RuntimeError
+    |-- TimedOut        time's: also TimeoutError
+    |-- Broken          the world's: also OSError
+    |   |-- StoreFull       no room in the file system or the store
+    |   |-- HallRefused     a directory that cannot be trusted or used
+    |   `-- HallDamaged     a store that cannot be read
+    `-- TaskFailed      the task's
+        |-- KilledWorker    the worker died under the task too often
+        `-- Unpicklable     an argument or a result cannot travel; also TypeError
+
+Every error survives pickling: it is rebuilt from `args`.
+"""
+
+from __future__ import annotations
+
+
+class GuildhallError(Exception):
+    """The root of all errors raised on purpose by this package."""
+
+
+class Misuse(GuildhallError, ValueError):
+    """The caller asked for something that makes no sense."""
+
+
+class NotHeld(Misuse, RuntimeError):
+    """A lock was released by someone who does not hold it."""
+
+
+class NoHall(Misuse, RuntimeError):
+    """There is no hall: no client, no task around, no GUILDHALL in the environment."""
+
+
+class WrongType(Misuse, TypeError):
+    """A value of a type that cannot be used here."""
+
+
+class TimedOut(GuildhallError, TimeoutError):
+    """The time given for a value to arrive was up."""
+
+
+class Broken(GuildhallError, OSError):
+    """Something outside the program does not work."""
+
+
+class StoreFull(Broken):
+    """The store or its file system is full; it works again after something is deleted."""
+
+
+class HallRefused(Broken):
+    """A hall directory that is not ours to use: another owner, a network file system, another container."""
+
+
+class HallDamaged(Broken):
+    """A store that cannot be read."""
+
+
+class TaskFailed(GuildhallError):
+    """A task failed for a reason that is not an exception of its own."""
+
+
+class KilledWorker(TaskFailed):
+    """The workers that ran a task died, one after the other."""
+
+
+class Unpicklable(TaskFailed, TypeError):
+    """An argument or a result that cannot be pickled."""

@@ -1,0 +1,1 @@
+"""Where the ops of a hall run, and how a caller sleeps until woken."""

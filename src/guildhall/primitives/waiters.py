@@ -1,0 +1,126 @@
+"""The one fair wait queue under everything that blocks.
+
+A place is a key that processes wait at. Two records stand for one wait: in line, and under its session, so that the
+session's death finds it. Invariant: both are there, or neither, or (granted with something to collect) only the
+session's, holding the grant. So a waiter whose record is gone has been granted.
+"""
+
+from __future__ import annotations
+
+from ..store.keys import Space, pack_int
+from ..store.records import Form, Record
+from ..store.transaction import Txn, Waiter
+from .op import PARKED, NotNow
+
+LINES = Space(b"\x10")
+WAITS = Space(b"\x11")
+
+
+class InLine(Record, tag=1):
+    """One wait, seen from its place. `want` belongs to the primitive."""
+
+    session: int
+    number: int
+    bell: int
+    want: bytes
+
+
+class Wait(Record, tag=1):
+    """One wait, seen from its session: where it stands in line, or what it was granted."""
+
+    place: bytes
+    ticket: bytes
+    granted: bytes | None = None
+
+
+_IN_LINE = Form(InLine)
+_WAIT = Form(Wait)
+
+
+def _wait_key(session: int, number: int) -> bytes:
+    return WAITS[pack_int(session) + pack_int(number)]
+
+
+def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
+    """Stand in line at the place, behind all who are there."""
+    ticket = pack_int(txn.revision)
+    txn.put(LINES[place + ticket], _IN_LINE.pack(InLine(*waiter, want)))
+    txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
+    return PARKED
+
+
+def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
+    """The longest waiter at the place and what it wants."""
+    found = txn.first(LINES[place])
+    if found is None:
+        return None
+    line = _IN_LINE.unpack(found[1])
+    return Waiter(line.session, line.number, line.bell), line.want
+
+
+def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
+    """Take the longest waiter out of the line and wake it, with something to collect or without."""
+    found = txn.first(LINES[place])
+    if found is None:
+        return None
+    key, data = found
+    line = _IN_LINE.unpack(data)
+    waiter = Waiter(line.session, line.number, line.bell)
+    txn.delete(key)
+    if granted is None:
+        txn.delete(_wait_key(waiter.session, waiter.number))
+    else:
+        txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, b"", granted)))
+    txn.wake(waiter)
+    return waiter
+
+
+def unpark_all(txn: Txn, place: bytes) -> None:
+    """Wake everybody at the place."""
+    while unpark(txn, place) is not None:
+        pass
+
+
+def is_parked(txn: Txn, waiter: Waiter) -> bool:
+    """Whether the waiter has neither been granted nor withdrawn."""
+    data = txn.get(_wait_key(waiter.session, waiter.number))
+    return data is not None and _WAIT.unpack(data).granted is None
+
+
+def collect(txn: Txn, waiter: Waiter) -> bytes | None:
+    """What the waiter was granted, once; None if there was nothing to collect."""
+    key = _wait_key(waiter.session, waiter.number)
+    data = txn.get(key)
+    if data is None:
+        return None
+    granted = _WAIT.unpack(data).granted
+    assert granted is not None, "collected while still in line"
+    txn.delete(key)
+    return granted
+
+
+def withdraw(txn: Txn, waiter: Waiter) -> bool:
+    """Leave the line. False if the waiter had been granted meanwhile: it has what it wanted."""
+    key = _wait_key(waiter.session, waiter.number)
+    data = txn.get(key)
+    if data is None:
+        return False
+    wait = _WAIT.unpack(data)
+    if wait.granted is not None:
+        return False
+    txn.delete(LINES[wait.place + wait.ticket])
+    txn.delete(key)
+    return True
+
+
+def leave(txn: Txn, session: int) -> list[tuple[bytes, bytes]]:
+    """Take a dead session out of every line. Returns what it was granted and never collected, as (place, granted)."""
+    uncollected = []
+    for key, data in txn.scan(WAITS[pack_int(session)]):
+        wait = _WAIT.unpack(data)
+        if wait.granted is None:
+            txn.delete(LINES[wait.place + wait.ticket])
+        else:
+            uncollected.append((wait.place, wait.granted))
+        txn.delete(key)
+    return uncollected

@@ -1,0 +1,1 @@
+"""Ordered keys and transactions. Knows no lock and no task."""
