@@ -177,3 +177,8 @@ def bury(txn: Txn, session: int) -> None:
     for key, _ in txn.scan(prefix):
         txn.delete(key)
         release(txn, (key[len(prefix) :],))
+
+
+def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
+    """Give a pending object other data."""
+    txn.put(OBJECTS[oid], _pack_object(_with(found, data=data)))

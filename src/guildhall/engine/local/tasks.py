@@ -1,0 +1,220 @@
+"""Ops of tasks: submitted by clients, claimed and finished by workers; no scheduler.
+
+A task is a pending object whose data is its recipe. It stands in READY when all it depends on has finished, and in its
+worker's CLAIMS while it runs. Settling it frees its dependents in the same commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ...primitives import values, waiters
+from ...primitives.op import BUSY, NotNow
+from ...primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
+from ...store.keys import Space, pack_int
+from ...store.records import Form, Record
+from ...store.transaction import Txn, Waiter
+
+READY = Space(b"\x40")
+CLAIMS = Space(b"\x41")
+DEPENDENTS = Space(b"\x42")
+IDLE = b"\x43"
+MAX_DEATHS = 3
+KILLED = b"K"
+"""First byte of an error that is not a pickled exception: the task's name follows."""
+
+
+class Recipe(Record, tag=1):
+    """What a worker needs to run a task. `missing` counts the dependencies that have not finished."""
+
+    name: str
+    function: bytes
+    args: bytes
+    deps: tuple[bytes, ...] = ()
+    retries: int = 0
+    deaths: int = 0
+    missing: int = 0
+    priority: int = 0
+
+
+class Claim(Record, tag=1):
+    """Tasks that one worker runs, one after the other."""
+
+    oids: tuple[bytes, ...]
+
+
+class Done(NamedTuple):
+    """The end of one task. `again` asks for another run, if retries are left."""
+
+    oid: bytes
+    state: int
+    data: bytes
+    uses: tuple[bytes, ...] = ()
+    blob: str = ""
+    again: bool = False
+
+
+RECIPE = Form(Recipe)
+CLAIM = Form(Claim)
+
+
+def submit(txn: Txn, session: int, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -> None:
+    """New tasks, as (object id, recipe, what it uses), each held once by the session."""
+    ready = 0
+    stamp = pack_int(txn.revision)
+    for oid, recipe, uses in tasks:
+        missing = 0
+        failed: Object | None = None
+        for dep in recipe.deps:
+            found = values.look(txn, dep)
+            if found is None:
+                failed = Object(CANCELLED, 1, b"")
+            elif found.state == PENDING:
+                missing += 1
+                txn.put(DEPENDENTS[dep + oid], b"")
+            elif found.state != FINISHED:
+                failed = found
+        if failed is not None:
+            values.make(txn, session, oid, Object(failed.state, 1, failed.data))
+            continue
+        if missing:
+            recipe = _with(recipe, missing=missing)
+        values.make(txn, session, oid, Object(PENDING, 1, RECIPE.pack(recipe), uses))
+        if not missing:
+            txn.put(READY[pack_int(-recipe.priority) + stamp + oid], oid)
+            ready += 1
+    _wake_idle(txn, ready)
+
+
+def _wake_idle(txn: Txn, count: int) -> None:
+    while count and waiters.unpark(txn, IDLE) is not None:
+        count -= 1
+
+
+def claim(
+    txn: Txn, session: int, limit: int, waiter: Waiter | None
+) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
+    """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked.
+
+    Returns the claim's key and the tasks.
+    """
+    taken: list[tuple[bytes, Recipe]] = []
+    while len(taken) < limit:
+        batch = list(txn.scan(READY, limit=limit - len(taken)))
+        if not batch:
+            break
+        for key, oid in batch:
+            txn.delete(key)
+            found = values.look(txn, oid)
+            if found is not None and found.state == PENDING:
+                taken.append((oid, RECIPE.unpack(found.data)))
+    if not taken:
+        return BUSY if waiter is None else waiters.park(txn, IDLE, waiter)
+    key = CLAIMS[pack_int(session) + pack_int(txn.revision)]
+    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
+    return key, taken
+
+
+def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
+    """The ends of some tasks of a claim; the claim goes with its last task."""
+    data = txn.get(claimed)
+    if data is None:
+        return
+    over = {end.oid for end in ends}
+    rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in over)
+    if rest:
+        txn.put(claimed, CLAIM.pack(Claim(rest)))
+    else:
+        txn.delete(claimed)
+    for end in ends:
+        if end.again:
+            found = values.look(txn, end.oid)
+            recipe = None if found is None or found.state != PENDING else RECIPE.unpack(found.data)
+            if found is not None and recipe is not None and recipe.retries > 0:
+                _put_back(txn, end.oid, found, _with(recipe, retries=recipe.retries - 1))
+                continue
+        settle(txn, end)
+
+
+def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
+    """Tasks of a claim that were not begun go back to the front."""
+    data = txn.get(claimed)
+    if data is None:
+        return
+    back = set(oids)
+    rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in back)
+    txn.put(claimed, CLAIM.pack(Claim(rest))) if rest else txn.delete(claimed)
+    for oid in back:
+        txn.put(READY[pack_int(0) + pack_int(0) + oid], oid)
+    _wake_idle(txn, len(back))
+
+
+def settle(txn: Txn, end: Done) -> None:
+    """One task's end, and what follows for those that depend on it."""
+    todo = [end]
+    while todo:
+        end = todo.pop()
+        if values.settle(txn, end.oid, end.state, end.data, end.uses, end.blob) is None:
+            if end.blob:
+                txn.unlink(end.blob)
+            continue
+        for key, _ in txn.scan(DEPENDENTS[end.oid]):
+            txn.delete(key)
+            oid = key[1 + len(end.oid) :]
+            found = values.look(txn, oid)
+            if found is None or found.state != PENDING:
+                continue
+            if end.state != FINISHED:
+                todo.append(Done(oid, end.state, end.data))
+                continue
+            recipe = RECIPE.unpack(found.data)
+            recipe = _with(recipe, missing=recipe.missing - 1)
+            if recipe.missing:
+                values.rewrite(txn, oid, found, RECIPE.pack(recipe))
+            else:
+                _put_back(txn, oid, found, recipe)
+
+
+def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
+    """Pending tasks end as cancelled, with their dependents; what has ended stays."""
+    for oid in oids:
+        settle(txn, Done(oid, CANCELLED, b""))
+
+
+def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
+    values.rewrite(txn, oid, found, RECIPE.pack(recipe))
+    txn.put(READY[pack_int(-recipe.priority) + pack_int(0) + oid], oid)
+    _wake_idle(txn, 1)
+
+
+def bury(txn: Txn, session: int, note: int) -> None:
+    """The tasks that a dead worker had claimed run again, those that killed too many fail."""
+    for key, data in txn.scan(CLAIMS[pack_int(session)]):
+        txn.delete(key)
+        oids = CLAIM.unpack(data).oids
+        for place, oid in enumerate(oids):
+            found = values.look(txn, oid)
+            if found is None or found.state != PENDING:
+                continue
+            recipe = RECIPE.unpack(found.data)
+            deaths = recipe.deaths + (place == 0)
+            if deaths > MAX_DEATHS:
+                settle(txn, Done(oid, ERROR, KILLED + f"{recipe.name}|{deaths}|{session}".encode()))
+            else:
+                _put_back(txn, oid, found, _with(recipe, deaths=deaths))
+
+
+def _with(
+    old: Recipe, *, missing: int | None = None, retries: int | None = None, deaths: int | None = None
+) -> Recipe:
+    return Recipe(
+        old.name,
+        old.function,
+        old.args,
+        old.deps,
+        old.retries if retries is None else retries,
+        old.deaths if deaths is None else deaths,
+        old.missing if missing is None else missing,
+        old.priority,
+    )

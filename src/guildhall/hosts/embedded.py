@@ -1,0 +1,356 @@
+"""The embedded host: this process runs the ops of a hall itself, on the store in the hall's directory.
+
+A hall's directory holds the store, the members file, `bells/` and `blobs/`. Halls with a name live in memory until
+removed; private ones (a client's own) are swept by the next open after their last member died; halls at a path live
+there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from ..errors import HallRefused, Misuse
+from ..primitives import sessions
+from ..primitives.sessions import Estate, Session
+from ..store.lmdb import LmdbStore
+from ..store.transaction import Waiter
+from .doorbell import Bell, Ringer
+from .liveness import Members, Watch
+
+T = TypeVar("T")
+
+ROOM_BYTES = 32 << 20
+"""Shared memory with less room than this is passed over for the temporary directory."""
+LOOK_AGAIN_S = 1.0
+"""A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
+_MEMORY = {"tmpfs", "ramfs"}
+
+_hosts: dict[tuple[int, int], EmbeddedHost] = {}
+_hosts_gate = threading.Lock()
+
+
+class EmbeddedHost:
+    """One process in one hall. Made by `open_hall`, which gives every opener of a hall in a process the same one."""
+
+    def __init__(self, directory: str, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool) -> None:
+        self.directory = directory
+        self.is_private = is_private
+        self.role = role
+        self._durable = durable
+        self._estates = tuple(estates)
+        self.opens = 1
+        self._deferred: deque[tuple[Any, ...]] = deque()
+        self._join()
+
+    def _join(self) -> None:
+        self._pid = os.getpid()
+        self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._ringer = Ringer(self._bells_fd)
+        self.store = LmdbStore(
+            self.directory,
+            in_memory=filesystem(self.directory) in _MEMORY,
+            durable=self._durable,
+            ring=self._ringer.ring,
+            remove=self.remove_blob,
+        )
+        self.read = self.store.read
+        self._members = Members(os.path.join(self.directory, "members"))
+        self.watch = Watch()
+        self._seen_membership: bytes | None = None
+        self._gate = threading.Lock()
+        self._bells: list[Bell] = []
+        self._bell_numbers = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self.session = self.store.transact(sessions.number)
+        self._members.enter(self.session)
+        self.store.transact(sessions.join, Session(self.session, self._pid, self.role))
+        self.bury_dead()
+
+    # -- ops ----------------------------------------------------------------------------------------------------------
+
+    def transact(self, op: Callable[..., T], *args: Any) -> T:
+        """Run an op, and what was deferred before it."""
+        if os.getpid() != self._pid:
+            self.rejoin()
+        if self._deferred:
+            self.flush()
+        return self.store.transact(op, *args)
+
+    def defer(self, op: Callable[..., Any], *args: Any) -> None:
+        """Run the op some time soon. The only thing a finalizer may call."""
+        self._deferred.append((op, *args))
+
+    def flush(self) -> None:
+        """Run what was deferred, in one transaction."""
+        batch = []
+        with suppress(IndexError):
+            while len(batch) < 1000:
+                batch.append(self._deferred.popleft())
+        if batch:
+            self.store.transact(_run_all, batch)
+
+    def rejoin(self) -> None:
+        """In a forked child: a session of its own. What the parent holds, the parent holds."""
+        if os.getpid() == self._pid:
+            return
+        with suppress(Exception):
+            self.store._env.close()
+        self._ringer.close()
+        self._members.close()
+        self._deferred.clear()
+        self._join()
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def waiter(self) -> tuple[Waiter, Bell]:
+        """An identity for one wait, and the bell that wakes it. Give the bell back with `done`."""
+        if os.getpid() != self._pid:
+            self.rejoin()
+        with self._gate:
+            bell = self._bells.pop() if self._bells else None
+        if bell is None:
+            bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
+        return Waiter(self.session, next(self._numbers), bell.number), bell
+
+    def done(self, bell: Bell) -> None:
+        with self._gate:
+            self._bells.append(bell)
+
+    def follow(self) -> None:
+        """Watch everybody who is in the hall now, so that a death wakes our sleepers."""
+        membership = self.read(sessions.membership)
+        if membership != self._seen_membership:
+            everybody = self.read(sessions.everybody)
+            with self._gate:
+                self.watch.follow({s.number: s.pid for s in everybody if s.number != self.session})
+                self._seen_membership = membership
+
+    def sleep(self, bell: Bell, timeout_s: float | None) -> None:
+        """Sleep until rung, somebody died, or it is time to look again."""
+        self.follow()
+        if self._deferred:
+            self.flush()
+        limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
+        if bell.wait(limit):
+            self.bury_dead()
+
+    def bury_dead(self) -> list[int]:
+        """Bury every session whose process is gone."""
+        dead = [
+            s.number
+            for s in self.read(sessions.everybody)
+            if s.number != self.session and not self._members.is_alive(s.number)
+        ]
+        for number in dead:
+            self.store.transact(self._bury_one, number)
+            self._sweep_traces(number)
+        if dead:
+            self.follow()
+        return dead
+
+    def _bury_one(self, txn: Any, number: int) -> None:
+        if not self._members.is_alive(number):
+            sessions.bury(txn, number, 0, self._estates)
+
+    def _sweep_traces(self, number: int) -> None:
+        """Remove the bells of a dead session."""
+        with suppress(OSError):
+            for name in os.listdir(os.path.join(self.directory, "bells")):
+                if name.startswith(f"{number}."):
+                    os.unlink(os.path.join(self.directory, "bells", name))
+
+    # -- blobs --------------------------------------------------------------------------------------------------------
+
+    def blob_path(self, blob: str) -> str:
+        return blob if blob.startswith("/") else os.path.join(self.directory, "blobs", blob)
+
+    def remove_blob(self, blob: str) -> None:
+        with suppress(OSError):
+            os.unlink(self.blob_path(blob))
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the hall when the last opener in this process closes; a private one goes with its last member."""
+        with _hosts_gate:
+            self.opens -= 1
+            if self.opens > 0:
+                return
+            _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
+        if os.getpid() != self._pid:
+            return
+        with suppress(OSError, Misuse):
+            self.flush()
+            self._members.leave(self.session)
+            self.store.transact(sessions.bury, self.session, 0, self._estates)
+        self.store.close()
+        for bell in self._bells:
+            bell.close()
+        self._ringer.close()
+        self.watch.close()
+        is_last = not self._members.anybody()
+        self._members.close()
+        os.close(self._bells_fd)
+        if self.is_private and is_last:
+            remove_hall(self.directory)
+
+
+def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:
+    for op, *args in batch:
+        op(txn, *args)
+
+
+# -- finding, making and sweeping halls -------------------------------------------------------------------------------
+
+
+def filesystem(path: str) -> str:
+    """The type of the file system that the path is on, "" if unknown."""
+    best, kind = "", ""
+    real = os.path.realpath(path)
+    with suppress(OSError), open("/proc/self/mountinfo") as table:
+        for line in table:
+            left, _, right = line.partition(" - ")
+            mount = left.split()[4].encode().decode("unicode_escape")
+            if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
+                best, kind = mount, right.split()[0]
+    return kind
+
+
+def home() -> str:
+    """Where halls with a name live: shared memory when there is room, else the temporary directory."""
+    given = os.environ.get("GUILDHALL_HOME")
+    if given:
+        root = given
+    else:
+        root = tempfile.gettempdir()
+        with suppress(OSError):
+            stat = os.statvfs("/dev/shm")
+            if stat.f_bavail * stat.f_frsize >= ROOM_BYTES and os.access("/dev/shm", os.W_OK | os.X_OK):
+                root = "/dev/shm"
+    path = os.path.join(root, f"guildhall-{os.getuid()}")
+    with suppress(FileExistsError):
+        os.makedirs(path, mode=0o700)
+    _trust(path)
+    return path
+
+
+def _trust(path: str) -> None:
+    """Refuse a directory that another user owns or may write to, or that is on a network file system."""
+    stat = os.lstat(path)
+    if stat.st_uid != os.getuid():
+        raise HallRefused(
+            f"hall directory {path}: owned by user {stat.st_uid}, expected {os.getuid()}; "
+            "remove it or set GUILDHALL_HOME to a directory of your own"
+        )
+    if stat.st_mode & 0o170000 != 0o040000:
+        raise HallRefused(f"hall directory {path}: expected a directory, not a link or a file")
+    if stat.st_mode & 0o077:
+        raise HallRefused(f"hall directory {path}: mode {stat.st_mode & 0o777:o}, expected 700; run chmod 700 on it")
+    kind = filesystem(path)
+    if kind in _NETWORK:
+        raise HallRefused(f"hall directory {path}: on {kind}, a network file system; use a local one")
+
+
+def _make(directory: str) -> None:
+    """Lay a hall aside and rename it into place: nobody sees half of one."""
+    parent = os.path.dirname(directory)
+    aside = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent)
+    try:
+        for name in ("bells", "blobs"):
+            os.mkdir(os.path.join(aside, name), 0o700)
+        with open(os.path.join(aside, "namespace"), "w") as file:
+            file.write(_pid_namespace())
+        LmdbStore.create(aside, in_memory=filesystem(aside) in _MEMORY)
+        with suppress(FileExistsError):
+            os.rename(aside, directory)
+            return
+    except OSError:
+        if not os.path.exists(os.path.join(directory, "data.mdb")):
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def open_hall(
+    directory: str, *, durable: bool = False, role: str = "process", estates: Iterable[Estate] = (), is_private: bool = False
+) -> EmbeddedHost:
+    """The host of the hall at the directory, which is made if it is not there. A second open gives the same host."""
+    directory = os.path.realpath(directory)
+    for _ in range(3):
+        if not os.path.exists(os.path.join(directory, "data.mdb")):
+            os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+            _make(directory)
+        _trust(directory)
+        with open(os.path.join(directory, "namespace")) as file:
+            made_in = file.read()
+        if made_in != _pid_namespace():
+            raise HallRefused(f"hall {directory}: made in another container ({made_in}); processes cannot be told apart")
+        with _hosts_gate:
+            stat = os.stat(directory)
+            key = (stat.st_dev, stat.st_ino)
+            host = _hosts.get(key)
+            if host is not None and host._pid == os.getpid():
+                host.opens += 1
+                return host
+            if host is None:
+                host = _hosts[key] = EmbeddedHost(
+                    directory, durable=durable, role=role, estates=estates, is_private=is_private
+                )
+            else:
+                host.rejoin()
+                host.opens = 1
+            return host
+    raise HallRefused(f"hall {directory}: it is removed as fast as it is made")
+
+
+def remove_hall(directory: str) -> None:
+    """Take a hall's directory away, in one step for everybody who looks."""
+    aside = f"{directory}.gone-{os.getpid()}"
+    with suppress(OSError):
+        os.rename(directory, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def private_directory() -> str:
+    """A directory name for a hall of this process alone and its workers. Sweeps what dead ones left."""
+    root = home()
+    sweep(root)
+    return os.path.join(root, f"private-{os.getpid()}-{time.time_ns():x}")
+
+
+def sweep(root: str) -> None:
+    """Remove private halls whose last member died."""
+    for name in os.listdir(root):
+        path = os.path.join(root, name)
+        if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
+            shutil.rmtree(path, ignore_errors=True)
+        elif name.startswith("private-") and not _is_running(name.split("-")[1]):
+            mine = any(host.directory == path for host in _hosts.values())
+            with suppress(OSError):
+                if not mine:
+                    members = Members(os.path.join(path, "members"))
+                    is_used = members.anybody()
+                    members.close()
+                    if not is_used:
+                        remove_hall(path)
+
+
+def _is_running(pid: str) -> bool:
+    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
