@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..errors import HallRefused, Misuse
 from ..primitives import sessions
-from ..primitives.sessions import Estate, Session
+from ..primitives.sessions import Estate, Session, object_id
 from ..store.lmdb import LmdbStore
 from ..store.transaction import Waiter
 from .doorbell import Bell, Ringer
@@ -50,6 +50,8 @@ class EmbeddedHost:
         self._estates = tuple(estates)
         self.opens = 1
         self._deferred: deque[tuple[Any, ...]] = deque()
+        self.give_way: Callable[[], Callable[[], None]] | None = None
+        """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
 
     def _join(self) -> None:
@@ -168,6 +170,12 @@ class EmbeddedHost:
             for name in os.listdir(os.path.join(self.directory, "bells")):
                 if name.startswith(f"{number}."):
                     os.unlink(os.path.join(self.directory, "bells", name))
+
+    def new_object(self) -> bytes:
+        """A fresh object id."""
+        if os.getpid() != self._pid:
+            self.rejoin()
+        return object_id(self.session, next(self._numbers))
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ..store.keys import Space, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
 from . import lock, queue, topic, values, waiters
+from .values import object_id as object_id
 
 SESSIONS = Space(b"\x02")
 NEXT_SESSION = b"\x01s"

@@ -1,0 +1,66 @@
+"""Large values: a pickle and its out-of-band buffers, written once into a file that every process maps."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...errors import StoreFull
+from ...hosts.embedded import EmbeddedHost
+
+ALIGN = 64
+BLOB = b"B"
+_numbers = itertools.count(1)
+
+
+def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[bytes, str]:
+    """Place a value. Returns what to store for it and the blob's name; raises StoreFull if there is room nowhere."""
+    parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+    name = f"{host.session}-{next(_numbers)}"
+    spill = os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{os.path.basename(host.directory)}-{name}")
+    for blob in (name, spill):
+        path = host.blob_path(blob)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            at = 0
+            for part in parts:
+                _write_all(fd, part, at)
+                at += -(-part.nbytes // ALIGN) * ALIGN
+            os.ftruncate(fd, max(at, 1))
+            return BLOB + msgspec.msgpack.encode((blob, [part.nbytes for part in parts])), blob
+        except OSError as error:
+            os.unlink(path)
+            failure = error
+        finally:
+            os.close(fd)
+    raise StoreFull(failure.errno, f"a value of {sum(p.nbytes for p in parts)} bytes: no room in memory or on disk")
+
+
+def _write_all(fd: int, part: memoryview, at: int) -> None:
+    done = 0
+    while done < part.nbytes:
+        done += os.pwrite(fd, part[done : done + (1 << 30)], at + done)
+
+
+def read(host: EmbeddedHost, data: bytes) -> Any:
+    """The value: its buffers are mapped copy-on-write, so it is writable and shared until written."""
+    blob, sizes = msgspec.msgpack.decode(data[1:])
+    fd = os.open(host.blob_path(blob), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mapped = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    finally:
+        os.close(fd)
+    view = memoryview(mapped)
+    parts = []
+    at = 0
+    for size in sizes:
+        parts.append(view[at : at + size])
+        at += -(-size // ALIGN) * ALIGN
+    return pickle.loads(parts[0], buffers=parts[1:])

@@ -1,0 +1,127 @@
+"""Users' values <-> what the store keeps, and exceptions with their traceback.
+
+Small values are a pickle. Large ones (over 64 KiB) are an object of their own with a blob. Futures met on the way
+are collected, so that whoever stores the value holds them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import traceback
+from typing import Any
+
+import cloudpickle
+
+from ...errors import GuildhallError, Unpicklable
+from ...hosts.embedded import EmbeddedHost
+from ...primitives import values
+from ...primitives.values import FINISHED, Object, Stored
+from . import blobs
+
+INLINE_BYTES = 64 << 10
+REFERENCE = b"R"
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+
+
+class _Context(threading.local):
+    """What a pickle in the making or being read has to do with: set for the time of one call."""
+
+    uses: list[bytes] | None = None
+    host: EmbeddedHost | None = None
+    held: list[bytes] | None = None
+
+
+context = _Context()
+
+
+def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
+    """The pickle, its buffers, and the objects that futures in it stand for. Raises Unpicklable, naming `what`."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, 5), [], ()
+    before, context.uses = context.uses, []
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        try:
+            data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            if b"__main__" not in data and b"__mp_main__" not in data:
+                return data, buffers, tuple(context.uses)
+        except Exception:
+            pass
+        buffers.clear()
+        context.uses.clear()
+        data = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
+        return data, buffers, tuple(context.uses)
+    except Exception as error:
+        kind = type(value).__name__
+        raise Unpicklable(f"{what} of type {kind} cannot be pickled: {error}; pass what it is made from") from error
+    finally:
+        context.uses = before
+
+
+def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
+    """A value as an object's (data, uses, blob)."""
+    data, buffers, uses = pickled(value, what)
+    size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+    if size <= INLINE_BYTES:
+        if buffers:
+            data = cloudpickle.dumps(value, 5)
+        return data, uses, ""
+    stored, blob = blobs.write(host, data, buffers)
+    return stored, uses, blob
+
+
+def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[bytes, ...]]:
+    """A value for a variable, queue or topic, and objects to release once it is there."""
+    data, uses, blob = encode(host, value, what)
+    if not blob:
+        return Stored(data, uses), ()
+    oid = host.new_object()
+    host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+    return Stored(REFERENCE + oid, (oid,)), (oid,)
+
+
+def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:
+    """The value. `held` are holds of this session that its futures take over; the others are given back."""
+    if not held and data[:1] == b"\x80" and context.host is host:
+        return pickle.loads(data)
+    before = context.host, context.held
+    context.host, context.held = host, list(held)
+    try:
+        if data[:1] == REFERENCE:
+            found = host.read(values.look, data[1:])
+            if found is None:
+                raise FileNotFoundError("the value is gone")
+            data = found.data
+        return blobs.read(host, data) if data[:1] == blobs.BLOB else pickle.loads(data)
+    finally:
+        left = context.held
+        context.host, context.held = before
+        if left:
+            host.defer(values.release_for, host.session, tuple(left))
+
+
+def encode_error(error: BaseException) -> bytes:
+    """An exception with its causes and the text of its traceback."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        return _checked(cloudpickle.dumps((error, error.__cause__, text)))
+    except Exception:
+        plain = Exception(f"{type(error).__name__}: {error}")
+        return cloudpickle.dumps((plain, None, text))
+
+
+def _checked(data: bytes) -> bytes:
+    pickle.loads(data)
+    return data
+
+
+def decode_error(data: bytes) -> tuple[BaseException, str]:
+    """The exception and the text of its traceback where it was raised."""
+    try:
+        error, cause, text = pickle.loads(data)
+    except Exception as broken:
+        return GuildhallError(f"the task failed with an exception that cannot be read here: {broken!r}"), ""
+    error.__cause__ = cause
+    error.add_note("Raised in a worker:\n" + text.rstrip())
+    return error, text
