@@ -1,0 +1,73 @@
+"""Coordination for parallel Python: variables, queues, locks, events, publish/subscribe and futures that worker
+processes and their client share, on one machine without a server.
+
+The map: `store` (ordered keys, transactions) < `primitives` (ops) < `hosts` (where ops run, waking, dying)
+< `engine` (where functions run) < `client` (what users hold). Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError as CancelledError
+
+    from .client.client import Client as Client
+    from .client.client import LocalCluster as LocalCluster
+    from .client.client import get_client as get_client
+    from .client.futures import Future as Future
+    from .client.futures import as_completed as as_completed
+    from .client.futures import wait as wait
+    from .client.hall import Hall as Hall
+    from .client.hall import open as open
+    from .client.handles import Event as Event
+    from .client.handles import Lock as Lock
+    from .client.handles import Pub as Pub
+    from .client.handles import Queue as Queue
+    from .client.handles import Sub as Sub
+    from .client.handles import Variable as Variable
+    from .errors import Broken as Broken
+    from .errors import GuildhallError as GuildhallError
+    from .errors import HallDamaged as HallDamaged
+    from .errors import HallRefused as HallRefused
+    from .errors import KilledWorker as KilledWorker
+    from .errors import Misuse as Misuse
+    from .errors import NoHall as NoHall
+    from .errors import NotHeld as NotHeld
+    from .errors import StoreFull as StoreFull
+    from .errors import TaskFailed as TaskFailed
+    from .errors import TimedOut as TimedOut
+    from .errors import Unpicklable as Unpicklable
+
+__version__ = "0.1.0"
+
+TimeoutError = TimeoutError
+
+_HOMES = {
+    "client.client": ("Client", "LocalCluster", "get_client"),
+    "client.futures": ("Future", "as_completed", "wait"),
+    "client.hall": ("Hall", "open"),
+    "client.handles": ("Event", "Lock", "Pub", "Queue", "Sub", "Variable"),
+    "errors": (
+        "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
+        "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
+    ),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "CancelledError", "TimeoutError"])
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "CancelledError":
+        value: Any = import_module("concurrent.futures").CancelledError
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    elif name == "aio":
+        value = import_module(f"{__name__}.aio")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -1,0 +1,95 @@
+"""The primitives for `asyncio`: the same names and meanings, with `await`. One flow runs under both."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from . import deadline
+from .client import drive, handles
+from .deadline import Timeout
+from .engine.local import payload
+
+__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
+
+
+class Variable(handles.Variable):
+    """As `guildhall.Variable`."""
+
+    async def get(self, timeout: Timeout = None) -> Any:
+        host = self._host
+        await drive.arun(host, self._get_flow(host, deadline.seconds(timeout)))
+        return super().get(timeout)
+
+    async def set(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
+        super().set(value, timeout)
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
+
+class Event(handles.Event):
+    """As `guildhall.Event`."""
+
+    async def wait(self, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._wait_flow(host, deadline.seconds(timeout)))
+
+    async def set(self) -> None:  # type: ignore[override]
+        super().set()
+
+    async def clear(self) -> None:  # type: ignore[override]
+        super().clear()
+
+
+class Lock(handles.Lock):
+    """As `guildhall.Lock`; the holder is this object, so two coroutines that share it exclude each other."""
+
+    async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._acquire_flow(host, deadline.seconds(timeout) if blocking else 0.0))
+
+    async def release(self) -> bool:  # type: ignore[override]
+        return super().release()
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.release()
+
+
+class Queue(handles.Queue):
+    """As `guildhall.Queue`."""
+
+    async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
+        host = self._host
+        await drive.arun(host, self._put_flow(host, value, deadline.seconds(timeout)))
+
+    async def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
+        host = self._host
+        return await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), batch))
+
+
+class Pub(handles.Pub):
+    """As `guildhall.Pub`."""
+
+    async def put(self, value: Any) -> None:  # type: ignore[override]
+        super().put(value)
+
+
+class Sub(handles.Sub):
+    """As `guildhall.Sub`; iterate with `async for`."""
+
+    async def get(self, timeout: Timeout = None) -> Any:
+        host = self._host
+        if not self._fetched:
+            await drive.arun(host, self._fetch_flow(host, deadline.seconds(timeout)))
+        message = self._fetched.popleft()
+        return payload.decode(host, message.data, message.uses)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self.get()

@@ -1,0 +1,258 @@
+"""Client and LocalCluster: a hall of one's own, workers in it, and the calls that put tasks there."""
+
+from __future__ import annotations
+
+import atexit
+import html
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, Self
+
+from ..engine.local import payload, tasks
+from ..engine.local.pool import Pool
+from ..engine.local.tasks import Recipe
+from ..errors import Misuse, NoHall, WrongType
+from ..hosts import current
+from ..hosts.embedded import EmbeddedHost
+from ..primitives import values
+from ..primitives.values import FINISHED, Object
+from . import hall as halls
+from .futures import Future, substitute
+
+INLINE_FUNCTION_BYTES = 2048
+_clients: list[Client] = []
+
+
+class LocalCluster:
+    """Worker processes on this machine, one thread each, in a private hall. Default: one for each core."""
+
+    def __init__(self, n_workers: int | None = None, **options: Any) -> None:
+        count = _cores() if n_workers is None else n_workers
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise WrongType(f"n_workers: expected a whole number, got {n_workers!r}")
+        if count < 1:
+            raise Misuse(f"n_workers {n_workers}: expected 1 or more")
+        options.pop("threads_per_worker", None)
+        for ignored in ("dashboard_address", "silence_logs", "processes", "memory_limit"):
+            options.pop(ignored, None)
+        if options:
+            raise WrongType(f"LocalCluster: unknown option {next(iter(options))!r}")
+        self.host = halls.open().host
+        self.n_workers = count
+        self.pool = Pool(self.host, count)
+        self.host.exits = self.pool.exits  # type: ignore[attr-defined]
+        self._is_open = True
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the workers and remove the hall."""
+        if self._is_open:
+            self._is_open = False
+            atexit.unregister(self.close)
+            if self.host._pid == os.getpid():
+                self.pool.close()
+                self.host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LocalCluster({self.n_workers} workers, {self.n_workers} threads)"
+
+
+class Client:
+    """Runs functions in worker processes. `Client()` starts a `LocalCluster`; a context manager."""
+
+    def __init__(self, cluster: LocalCluster | None = None, *, n_workers: int | None = None, **options: Any) -> None:
+        if cluster is not None and not isinstance(cluster, LocalCluster):
+            raise WrongType(f"Client: expected a LocalCluster or nothing, got {type(cluster).__name__}")
+        self._owns = cluster is None
+        self.cluster = cluster if cluster is not None else LocalCluster(n_workers, **options)
+        self.host = self.cluster.host
+        self._is_open = True
+        current.default_hosts.append(self.host)
+        _clients.append(self)
+
+    @classmethod
+    def current(cls) -> Client:
+        """The newest open client of this process. Raises NoHall (ValueError) if there is none."""
+        return get_client()
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, retries: int = 0, priority: int = 0, key: str | None = None,
+        pure: bool = False, **kwargs: Any,
+    ) -> Future:
+        """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
+
+        Raises Unpicklable (TypeError) for a function or argument that cannot travel.
+        """
+        return _submit(self.host, function, [(args, kwargs)], retries, priority, key)[0]
+
+    def map(
+        self, function: Callable[..., Any], *iterables: Iterable[Any], retries: int = 0, priority: int = 0,
+        pure: bool = False, **kwargs: Any,
+    ) -> list[Future]:
+        """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call."""
+        if not iterables:
+            raise WrongType("map: expected at least one iterable")
+        return _submit(
+            self.host, function, ((args, kwargs) for args in zip(*iterables, strict=False)), retries, priority, None
+        )
+
+    def gather(self, futures: Any, errors: str = "raise") -> Any:
+        """The results, in the shape given: a future, or lists, tuples, sets and dicts of them.
+
+        Raises what the first failed one raised; `errors="skip"` leaves failed ones out.
+        """
+        if isinstance(futures, Future):
+            return futures.result()
+        if isinstance(futures, dict):
+            return {key: self.gather(item, errors) for key, item in futures.items() if not self._skips(item, errors)}
+        if isinstance(futures, list | tuple | set | frozenset):
+            return type(futures)([self.gather(item, errors) for item in futures if not self._skips(item, errors)])
+        if isinstance(futures, Iterator):
+            return self.gather(list(futures), errors)
+        return futures
+
+    def _skips(self, item: Any, errors: str) -> bool:
+        if errors == "raise":
+            return False
+        if errors != "skip":
+            raise Misuse(f"gather: errors {errors!r}: expected 'raise' or 'skip'")
+        if not isinstance(item, Future):
+            return False
+        try:
+            return item.exception() is not None or item.cancelled()
+        except CancelledError:
+            return True
+
+    def scatter(self, data: Any, broadcast: bool = False, **options: Any) -> Any:
+        """Place values where every worker maps them: a future for one value, a list or dict of futures for those.
+
+        `broadcast` changes nothing on one machine: memory is shared.
+        """
+        if isinstance(data, dict):
+            return {key: self._scatter_one(value, str(key)) for key, value in data.items()}
+        if isinstance(data, list | tuple | set | frozenset):
+            return type(data)([self._scatter_one(value) for value in data])
+        return self._scatter_one(data)
+
+    def _scatter_one(self, value: Any, key: str | None = None) -> Future:
+        host = self.host
+        data, uses, blob = payload.encode(host, value, "the value to scatter")
+        oid = host.new_object()
+        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+        return Future(host, oid, key or f"{type(value).__name__}-{oid.hex()}")
+
+    def cancel(self, futures: Any) -> None:
+        """Cancel a future or several."""
+        every = [futures] if isinstance(futures, Future) else list(futures)
+        self.host.transact(tasks.cancel, [future._oid for future in every])
+
+    # -- the cluster --------------------------------------------------------------------------------------------------
+
+    def ncores(self) -> int:
+        """How many tasks can run at a time."""
+        return self.cluster.n_workers
+
+    def close(self) -> None:
+        """Close the client, and the cluster if it started one."""
+        if self._is_open:
+            self._is_open = False
+            _clients.remove(self)
+            current.default_hosts.remove(self.host)
+            if self._owns:
+                self.cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _facts(self) -> list[tuple[str, str]]:
+        import psutil
+
+        memory = psutil.virtual_memory().total / 2**30
+        workers = str(self.cluster.n_workers)
+        return [("Workers", workers), ("Cores", workers), ("Memory", f"{memory:.1f} GiB")]
+
+    def __repr__(self) -> str:
+        return "<Client: " + ", ".join(f"{name}: {value}" for name, value in self._facts()) + ">"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
+        return f"<table><caption>guildhall Client</caption>{rows}</table>"
+
+
+class TaskClient(Client):
+    """The client inside a task: the same calls, on the worker's own hall. Closing it does nothing."""
+
+    def __init__(self, host: EmbeddedHost) -> None:
+        self.host = host
+
+    def close(self) -> None:
+        """Nothing to close: the worker stays."""
+
+    def __repr__(self) -> str:
+        return f"<Client in worker session {self.host.session}>"
+
+    def _repr_html_(self) -> str:
+        return html.escape(repr(self))
+
+
+def get_client() -> Client:
+    """The client of the task around, or the newest one of this process. Raises NoHall (ValueError)."""
+    if current.task_host:
+        return TaskClient(current.task_host[-1])
+    if not _clients:
+        raise NoHall("no client: make a Client() first, or call this in a task")
+    return _clients[-1]
+
+
+def _submit(
+    host: EmbeddedHost,
+    function: Callable[..., Any],
+    calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+    retries: int,
+    priority: int,
+    key: str | None,
+) -> list[Future]:
+    if not callable(function):
+        raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
+    name = getattr(function, "__name__", type(function).__name__)
+    code, buffers, uses = payload.pickled(function, f"function {name}")
+    spent: tuple[bytes, ...] = ()
+    if buffers or len(code) > INLINE_FUNCTION_BYTES:
+        oid = host.new_object()
+        data, inner, blob = payload.encode(host, function, f"function {name}")
+        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, inner, blob))
+        code, uses, spent = payload.REFERENCE + oid, (oid,), (oid,)
+    futures: list[Future] = []
+    batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
+    for call in calls:
+        deps: list[bytes] = []
+        stored, used = payload.store(host, substitute(call, deps), f"an argument of {name}")
+        spent += used
+        oid = host.new_object()
+        recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+        batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
+        futures.append(Future(host, oid, key or f"{name}-{oid.hex()}"))
+        if len(batch) == 512:
+            host.transact(tasks.submit, host.session, batch)
+            batch = []
+    if batch:
+        host.transact(tasks.submit, host.session, batch)
+    if spent:
+        host.defer(values.release_for, host.session, spent)
+    return futures
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

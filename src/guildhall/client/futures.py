@@ -1,0 +1,260 @@
+"""Futures: references to results that are there or will be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+from .. import deadline
+from ..deadline import Timeout
+from ..engine.local import payload, tasks
+from ..errors import KilledWorker, Misuse, TimedOut, WrongType
+from ..hosts.embedded import EmbeddedHost
+from ..primitives import values, waiters
+from ..primitives.op import Answer
+from ..primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
+from . import drive
+from .drive import LATE, Flow
+from .hall import host_of
+
+_STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: "cancelled"}
+
+
+class Future:
+    """The result of a task, there or to come. Pickles: in a task, a variable or a queue it stands for the same result.
+
+    The result lives as long as a future of it does. Futures compare by identity.
+    """
+
+    def __init__(self, host: EmbeddedHost, oid: bytes, key: str) -> None:
+        self._host = host
+        self._oid = oid
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if payload.context.uses is not None:
+            payload.context.uses.append(self._oid)
+        return _restore, (self._oid, self.key)
+
+    def __del__(self) -> None:
+        self._host.defer(values.release_for, self._host.session, (self._oid,))
+
+    def __repr__(self) -> str:
+        return f"<Future: {self.status}, key: {self.key}>"
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> Object | None:
+        return self._host.read(values.look, self._oid)
+
+    @property
+    def status(self) -> str:
+        """One of pending, finished, error, cancelled, lost."""
+        found = self._look()
+        return "lost" if found is None else _STATUS[found.state]
+
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        found = self._look()
+        return found is None or found.state != PENDING
+
+    def cancelled(self) -> bool:
+        return self.status == "cancelled"
+
+    def cancel(self) -> None:
+        """End it as cancelled, unless it has ended; a task that runs is not interrupted, its result is dropped."""
+        self._host.transact(tasks.cancel, (self._oid,))
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def _flow(self, timeout_s: float | None) -> Flow[Object | None]:
+        host, oid = self._host, self._oid
+        answer = yield from drive.waiting(
+            host,
+            lambda waiter: host.transact(values.wait_settled, oid, waiter),
+            lambda waiter: host.read(values.settled, oid),
+            lambda waiter: host.transact(waiters.withdraw, waiter),
+            timeout_s,
+        )
+        if answer is LATE:
+            raise TimedOut(f"future {self.key}: not done within {timeout_s:g} s")
+        return answer  # type: ignore[no-any-return]
+
+    def _ended(self, timeout: Timeout) -> Object | None:
+        found = self._host.read(values.settled, self._oid)
+        if isinstance(found, Answer):
+            return drive.run(self._host, self._flow(deadline.seconds(timeout)))
+        return found
+
+    def result(self, timeout: Timeout = None) -> Any:
+        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut."""
+        return self._open(self._ended(timeout))
+
+    def _open(self, found: Object | None) -> Any:
+        error = self._error(found)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        assert found is not None
+        return payload.decode(self._host, found.data)
+
+    def exception(self, timeout: Timeout = None) -> BaseException | None:
+        """What the task raised; None if it did not, or was cancelled."""
+        error = self._error(self._ended(timeout))
+        return None if isinstance(error, CancelledError) else error
+
+    def traceback(self, timeout: Timeout = None) -> str | None:
+        """The text of the traceback where the task raised; None if it did not."""
+        found = self._ended(timeout)
+        if found is None or found.state != ERROR or found.data[:1] == tasks.KILLED:
+            return None
+        return payload.decode_error(found.data)[1]
+
+    def _error(self, found: Object | None) -> BaseException | None:
+        if found is None or found.state == CANCELLED:
+            return CancelledError(self.key)
+        if found.state != ERROR:
+            return None
+        if found.data[:1] == tasks.KILLED:
+            name, deaths, _ = found.data[1:].decode().rsplit("|", 2)
+            return KilledWorker(
+                f"task {name} ({self.key}): {deaths} workers died while they ran it; "
+                f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
+            )
+        return payload.decode_error(found.data)[0]
+
+    def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
+        """Call `callback(self)` from another thread when it has ended."""
+
+        def wait_and_call() -> None:
+            drive.run(self._host, self._flow(None))
+            callback(self)
+
+        threading.Thread(target=wait_and_call, daemon=True, name=f"guildhall-callback-{self.key}").start()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        async def wait() -> Any:
+            found = self._host.read(values.settled, self._oid)
+            if isinstance(found, Answer):
+                found = await drive.arun(self._host, self._flow(None))
+            return self._open(found)
+
+        return wait().__await__()
+
+
+def _last_exit(host: EmbeddedHost) -> str:
+    exits = getattr(host, "exits", None)
+    return next(reversed(exits.values())) if exits else "not seen by this process"
+
+
+def _restore(oid: bytes, key: str) -> Future:
+    """A future that arrives in a pickle. It takes over a hold that came with it, or takes one."""
+    host = payload.context.host or host_of(None)
+    held = payload.context.held
+    if held and oid in held:
+        held.remove(oid)
+    else:
+        host.transact(values.hold_for, host.session, (oid,))
+    return Future(host, oid, key)
+
+
+class _Result:
+    """Stands for a future's result in a task's arguments; becomes it when the worker reads them."""
+
+    def __init__(self, oid: bytes) -> None:
+        self._oid = oid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _value_of, (self._oid,)
+
+
+def _value_of(oid: bytes) -> Any:
+    host = payload.context.host or host_of(None)
+    found = host.read(values.look, oid)
+    if found is None or found.state != FINISHED:
+        raise CancelledError("a task's argument is gone")
+    return payload.decode(host, found.data)
+
+
+def substitute(value: Any, deps: list[bytes]) -> Any:
+    """The arguments with each future in lists, tuples, sets and dict values replaced by its result to be."""
+    if isinstance(value, Future):
+        deps.append(value._oid)
+        return _Result(value._oid)
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return kind([substitute(item, deps) for item in value])
+    if kind is dict:
+        return {key: substitute(item, deps) for key, item in value.items()}
+    return value
+
+
+class DoneAndNotDone(NamedTuple):
+    done: set[Future]
+    not_done: set[Future]
+
+
+def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_COMPLETED") -> DoneAndNotDone:
+    """Wait until all (or with FIRST_COMPLETED any) have ended; a failed future counts. Raises TimedOut."""
+    if isinstance(fs, Future):
+        fs = [fs]
+    waited = list(fs)
+    if not all(isinstance(f, Future) for f in waited):
+        raise WrongType("wait: expected futures")
+    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
+        raise Misuse(f"wait: return_when {return_when!r}: expected ALL_COMPLETED or FIRST_COMPLETED")
+    until = deadline.after(deadline.seconds(timeout))
+    if return_when == "ALL_COMPLETED":
+        for future in waited:
+            future._ended(deadline.left(until))
+    elif waited:
+        next(as_completed(waited, timeout=timeout))
+    done = {future for future in waited if future.done()}
+    if any(future.cancelled() for future in done):
+        raise CancelledError("a future that was waited for is cancelled")
+    return DoneAndNotDone(done, set(waited) - done)
+
+
+def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
+    """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
+    until = deadline.after(deadline.seconds(timeout))
+    pending = list(futures)
+    while pending:
+        host = pending[0]._host
+        flow = _any_flow(host, pending, deadline.left(until))
+        for future in drive.run(host, flow):
+            pending.remove(future)
+            yield (future, future.result()) if with_results else future
+
+
+def _any_flow(host: EmbeddedHost, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
+    until = deadline.after(timeout_s)
+    wait_list: list[Any] = []
+    waiter, bell = host.waiter()
+    try:
+        ended = [f for f in futures if f.done()]
+        if ended:
+            return ended
+        for future in futures:
+            numbered = host.waiter()
+            host.done(numbered[1])
+            mine = numbered[0]._replace(bell=waiter.bell)
+            wait_list.append(mine)
+            if not isinstance(host.transact(values.wait_settled, future._oid, mine), Answer):
+                return [future]
+        while True:
+            ended = [f for f in futures if f.done()]
+            if ended:
+                return ended
+            left_s = deadline.left(until)
+            if left_s == 0:
+                raise TimedOut(f"as_completed: {len(futures)} futures not done in time")
+            yield bell, left_s
+    finally:
+        for mine in wait_list:
+            host.transact(waiters.withdraw, mine)
+        host.done(bell)

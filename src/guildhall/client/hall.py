@@ -1,0 +1,77 @@
+"""Opening a hall, and finding the one that is meant."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..engine.local import tasks
+from ..errors import Misuse, NoHall, WrongType
+from ..hosts import current
+from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
+from ..store.keys import pack_name
+
+
+class Hall:
+    """One shared namespace, opened by this process. A context manager; `close` leaves it."""
+
+    def __init__(self, host: EmbeddedHost) -> None:
+        self.host = host
+
+    @property
+    def path(self) -> str:
+        """The hall's directory."""
+        return self.host.directory
+
+    def close(self) -> None:
+        """Leave the hall. What this process holds in it is given back."""
+        self.host.close()
+
+    def __enter__(self) -> Hall:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Hall {self.host.directory} session {self.host.session}>"
+
+
+def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -> Hall:
+    """The hall of that name ("jobs": in shared memory) or at that path ("./state": on disk); made if it is not there.
+
+    None opens a private hall, gone with its last member. `durable=True`: every commit is on disk before the call
+    returns. Raises HallRefused for a directory that is not safe to use, StoreFull when there is no room.
+    """
+    if name is None:
+        return Hall(open_hall(private_directory(), estates=(tasks.bury,), is_private=True))
+    text = os.fspath(name)
+    if not isinstance(text, str) or not text:
+        raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
+    if "/" in text:
+        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))
+    if text.startswith((".", "private-")) or len(text) > 100:
+        raise Misuse(f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters")
+    return Hall(open_hall(os.path.join(home(), text), durable=durable, estates=(tasks.bury,)))
+
+
+def host_of(given: Any) -> EmbeddedHost:
+    """The host of a Hall or Client, or of what is current. Raises NoHall if there is none."""
+    if given is not None:
+        host = getattr(given, "host", None)
+        if isinstance(host, EmbeddedHost):
+            return host
+        raise WrongType(f"hall: expected a Hall or a Client, got {type(given).__name__} {given!r:.60}")
+    host = current.current()
+    if host is not None:
+        return host
+    named = os.environ.get("GUILDHALL")
+    if named:
+        opened = open(named)
+        current.default_hosts.insert(0, opened.host)
+        return opened.host
+    raise NoHall("no hall: make a Client(), pass hall=guildhall.open(name), or set GUILDHALL to a hall's name or path")
+
+
+def packed(kind: str, name: Any) -> bytes:
+    return pack_name(kind, name)
