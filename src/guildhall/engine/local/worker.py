@@ -67,7 +67,8 @@ class Run:
                 if not self.todo:
                     break
                 oid, recipe = self.todo.pop()
-            self.ends.append(run_task(self.host, oid, recipe))
+            end = run_task(self.host, oid, recipe)
+            self.ends.append(end)  # Not in one line: while the task waited, `tell` may have put a new list here.
             count += 1
             if time.perf_counter() - told > BATCH_S:
                 self.tell()
