@@ -104,7 +104,9 @@ def take(guard: Lock) -> int:
         return work.get(timeout=5)
 
 
-taken = [result for _, result in as_completed([client.submit(take, Lock("work")) for _ in range(10)], with_results=True)]
+taken = [
+    result for _, result in as_completed([client.submit(take, Lock("work")) for _ in range(10)], with_results=True)
+]
 say("ten tasks take the ten items of a Queue, each once")
 show("items, sorted", sorted(taken), list(range(10)))
 

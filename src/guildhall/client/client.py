@@ -85,8 +85,14 @@ class Client:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def submit(
-        self, function: Callable[..., Any], *args: Any, retries: int = 0, priority: int = 0, key: str | None = None,
-        pure: bool = False, **kwargs: Any,
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        retries: int = 0,
+        priority: int = 0,
+        key: str | None = None,
+        pure: bool = False,
+        **kwargs: Any,
     ) -> Future:
         """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
 
@@ -95,8 +101,13 @@ class Client:
         return _submit(self.host, function, [(args, kwargs)], retries, priority, key)[0]
 
     def map(
-        self, function: Callable[..., Any], *iterables: Iterable[Any], retries: int = 0, priority: int = 0,
-        pure: bool = False, **kwargs: Any,
+        self,
+        function: Callable[..., Any],
+        *iterables: Iterable[Any],
+        retries: int = 0,
+        priority: int = 0,
+        pure: bool = False,
+        **kwargs: Any,
     ) -> list[Future]:
         """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call."""
         if not iterables:

@@ -51,7 +51,9 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
     if "/" in text:
         return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))
     if text.startswith((".", "private-")) or len(text) > 100:
-        raise Misuse(f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters")
+        raise Misuse(
+            f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
+        )
     return Hall(open_hall(os.path.join(home(), text), durable=durable, estates=(tasks.bury,)))
 
 

@@ -1,4 +1,4 @@
-"""Which hall is meant when none is named: the current task's, else the newest client's, else the one GUILDHALL names."""
+"""Which hall is meant when none is given: the task's, else the newest client's, else the one GUILDHALL names."""
 
 from __future__ import annotations
 

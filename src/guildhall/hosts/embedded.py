@@ -42,7 +42,9 @@ _hosts_gate = threading.Lock()
 class EmbeddedHost:
     """One process in one hall. Made by `open_hall`, which gives every opener of a hall in a process the same one."""
 
-    def __init__(self, directory: str, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool) -> None:
+    def __init__(
+        self, directory: str, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool
+    ) -> None:
         self.directory = directory
         self.is_private = is_private
         self.role = role
@@ -94,7 +96,7 @@ class EmbeddedHost:
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction."""
-        batch = []
+        batch: list[tuple[Any, ...]] = []
         with suppress(IndexError):
             while len(batch) < 1000:
                 batch.append(self._deferred.popleft())
@@ -297,7 +299,12 @@ def _pid_namespace() -> str:
 
 
 def open_hall(
-    directory: str, *, durable: bool = False, role: str = "process", estates: Iterable[Estate] = (), is_private: bool = False
+    directory: str,
+    *,
+    durable: bool = False,
+    role: str = "process",
+    estates: Iterable[Estate] = (),
+    is_private: bool = False,
 ) -> EmbeddedHost:
     """The host of the hall at the directory, which is made if it is not there. A second open gives the same host."""
     directory = os.path.realpath(directory)
@@ -309,7 +316,9 @@ def open_hall(
         with open(os.path.join(directory, "namespace")) as file:
             made_in = file.read()
         if made_in != _pid_namespace():
-            raise HallRefused(f"hall {directory}: made in another container ({made_in}); processes cannot be told apart")
+            raise HallRefused(
+                f"hall {directory}: made in another container ({made_in}); processes cannot be told apart"
+            )
         with _hosts_gate:
             stat = os.stat(directory)
             key = (stat.st_dev, stat.st_ino)

@@ -1,4 +1,4 @@
-"""Who is alive, by kernel means: one byte of the members file for each session, locked for as long as its process lives.
+"""Who is alive, by kernel means: a byte of the members file for each session, locked as long as its process lives.
 
 POSIX record locks are not inherited by fork and go with the process, however it ends. They also go when the process
 closes any descriptor of the file: so it is opened once for each process and never closed while the session lasts.

@@ -26,7 +26,7 @@ class Holder(NamedTuple):
     handle: int
 
 
-class Lock(Record, tag=1):
+class Lock(Record, tag=1, frozen=True):
     """The holder, the fencing token of its grant, and whether the holder before it died."""
 
     session: int

@@ -12,7 +12,7 @@ from ..store.keys import Space, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
-from .op import BUSY, NotNow
+from .op import BUSY, PARKED, NotNow
 from .values import STORED, Stored
 
 QUEUES = Space(b"\x34")
@@ -21,7 +21,7 @@ GETTERS = Space(b"\x36")
 PUTTERS = Space(b"\x37")
 
 
-class Queue(Record, tag=1):
+class Queue(Record, tag=1, frozen=True):
     """Numbers of the first item and of the one after the last, and the bound given by the first handle."""
 
     maxsize: int
@@ -29,7 +29,7 @@ class Queue(Record, tag=1):
     end: int = 0
 
 
-class Batch(Record, tag=1):
+class Batch(Record, tag=1, frozen=True):
     """Items on their way to one getter."""
 
     items: tuple[Stored, ...]
@@ -91,7 +91,7 @@ def get(
         return BUSY
     waiters.park(txn, GETTERS[name], waiter, pack_int(want))
     _settle(txn, name, queue)  # A batch larger than the bound lets blocked puts in.
-    return waiters.PARKED
+    return PARKED
 
 
 def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[Stored, ...]:

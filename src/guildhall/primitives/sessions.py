@@ -22,7 +22,7 @@ Estate = Callable[[Txn, int, int], None]
 """Gives back what a session held of one kind: (transaction, session, the note it left)."""
 
 
-class Session(Record, tag=1):
+class Session(Record, tag=1, frozen=True):
     """One process in the hall. Everything here is for messages and for watching, never for deciding who is alive."""
 
     number: int

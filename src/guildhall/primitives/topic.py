@@ -21,7 +21,7 @@ CURSORS = Space(b"\x3a")
 SUBSCRIBED = Space(b"\x3b")
 
 
-class Topic(Record, tag=1):
+class Topic(Record, tag=1, frozen=True):
     """Numbers of the first message kept and of the next one to come, and how many subscribe."""
 
     first: int = 0

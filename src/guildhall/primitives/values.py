@@ -23,7 +23,7 @@ HOLDS = Space(b"\x21")
 PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
 
-class Object(Record, tag=1):
+class Object(Record, tag=1, frozen=True):
     """One object: `holds` counts every hold; `uses` are the objects it holds itself."""
 
     state: int
@@ -34,7 +34,7 @@ class Object(Record, tag=1):
     is_watched: bool = False
 
 
-class Stored(Record, tag=1):
+class Stored(Record, tag=1, frozen=True):
     """A user's value with the objects that it keeps alive."""
 
     data: bytes
@@ -125,7 +125,9 @@ def release(txn: Txn, oids: Iterable[bytes]) -> None:
         todo.extend(found.uses)
 
 
-def settle(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = "") -> Object | None:
+def settle(
+    txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = ""
+) -> Object | None:
     """A pending object gets its end; wakes who waits. Returns what it was before; None (and the new uses are not
     taken) if it is gone or has ended already."""
     found = look(txn, oid)

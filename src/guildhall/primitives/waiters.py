@@ -16,7 +16,7 @@ LINES = Space(b"\x10")
 WAITS = Space(b"\x11")
 
 
-class InLine(Record, tag=1):
+class InLine(Record, tag=1, frozen=True):
     """One wait, seen from its place. `want` belongs to the primitive."""
 
     session: int
@@ -25,7 +25,7 @@ class InLine(Record, tag=1):
     want: bytes
 
 
-class Wait(Record, tag=1):
+class Wait(Record, tag=1, frozen=True):
     """One wait, seen from its session: where it stands in line, or what it was granted."""
 
     place: bytes

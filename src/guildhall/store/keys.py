@@ -21,8 +21,8 @@ _END = b"\x00"
 class Space(bytes):
     """A region of the store: the first byte of its keys. `SPACE[name]` is the key of a packed name in it."""
 
-    def __getitem__(self, name: Any) -> bytes:  # type: ignore[override]
-        return bytes(self) + name
+    def __getitem__(self, name: bytes) -> bytes:  # type: ignore[override]
+        return self + name
 
 
 def pack(elements: Iterable[Any]) -> bytes:

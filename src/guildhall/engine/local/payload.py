@@ -105,10 +105,11 @@ def encode_error(error: BaseException) -> bytes:
     """An exception with its causes and the text of its traceback."""
     text = "".join(traceback.format_exception(error))
     try:
-        return _checked(cloudpickle.dumps((error, error.__cause__, text)))
+        data: bytes = cloudpickle.dumps((error, error.__cause__, text))
+        return _checked(data)
     except Exception:
         plain = Exception(f"{type(error).__name__}: {error}")
-        return cloudpickle.dumps((plain, None, text))
+        return pickle.dumps((plain, None, text))
 
 
 def _checked(data: bytes) -> bytes:

@@ -7,9 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
+from ...errors import Broken
 from ...hosts.embedded import EmbeddedHost
+from ...primitives import sessions
+
+START_S = 60.0
 
 
 class Pool:
@@ -23,17 +28,39 @@ class Pool:
         self.processes = [self._start() for _ in range(n_workers)]
         self._thread = threading.Thread(target=self._supervise, daemon=True, name="guildhall-supervisor")
         self._thread.start()
+        self._await_workers()
+
+    def _await_workers(self) -> None:
+        """Until every worker has joined the hall. Raises Broken if one ends instead."""
+        until = time.monotonic() + START_S
+        while True:
+            joined = sum(s.role == "worker" for s in self.host.read(sessions.everybody))
+            if joined >= self.n_workers:
+                return
+            if self.exits or time.monotonic() > until:
+                ends = ", ".join(f"pid {pid}: {how}" for pid, how in self.exits.items()) or "none ended"
+                self.close()
+                raise Broken(f"{joined} of {self.n_workers} workers started in {START_S:g} s; ends seen: {ends}")
+            time.sleep(0.001)
 
     def _start(self) -> subprocess.Popen[bytes]:
         private = "1" if self.host.is_private else "0"
         return subprocess.Popen(
-            [sys.executable, "-m", "guildhall.engine.local.worker", self.host.directory, str(os.getpid()), private, *_path()],
+            [
+                sys.executable,
+                "-m",
+                "guildhall.engine.local.worker",
+                self.host.directory,
+                str(os.getpid()),
+                private,
+                *_path(),
+            ],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_path())},
         )
 
     def _supervise(self) -> None:
-        waiter, bell = self.host.waiter()
+        _, bell = self.host.waiter()
         while not self._closing.is_set():
             self.host.sleep(bell, 1.0)
             for place, process in enumerate(self.processes):

@@ -25,7 +25,7 @@ KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
 
 
-class Recipe(Record, tag=1):
+class Recipe(Record, tag=1, frozen=True):
     """What a worker needs to run a task. `missing` counts the dependencies that have not finished."""
 
     name: str
@@ -38,7 +38,7 @@ class Recipe(Record, tag=1):
     priority: int = 0
 
 
-class Claim(Record, tag=1):
+class Claim(Record, tag=1, frozen=True):
     """Tasks that one worker runs, one after the other."""
 
     oids: tuple[bytes, ...]
@@ -146,6 +146,12 @@ def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
         settle(txn, end)
 
 
+def pass_on(txn: Txn) -> None:
+    """Wake another idle worker in the caller's place, if there is something to do."""
+    if txn.first(READY) is not None:
+        _wake_idle(txn, 1)
+
+
 def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
     """Tasks of a claim that were not begun go back to the front."""
     data = txn.get(claimed)
@@ -214,9 +220,7 @@ def bury(txn: Txn, session: int, note: int) -> None:
                 _put_back(txn, oid, found, _with(recipe, deaths=deaths))
 
 
-def _with(
-    old: Recipe, *, missing: int | None = None, retries: int | None = None, deaths: int | None = None
-) -> Recipe:
+def _with(old: Recipe, *, missing: int | None = None, retries: int | None = None, deaths: int | None = None) -> Recipe:
     return Recipe(
         old.name,
         old.function,

@@ -1,7 +1,7 @@
 """A worker process: claims tasks, runs them in its main thread, finishes them.
 
-Started as `python -m guildhall.engine.local.worker HALL PARENT_PID SYS_PATH...`. A task that waits in guildhall gives up
-its slot: a helper thread claims meanwhile. Claims are of one task until tasks have proved short.
+Started as `python -m guildhall.engine.local.worker HALL PARENT_PID ...`. A task that waits in guildhall gives up its
+slot: a helper thread claims meanwhile. Claims are of one task until tasks have proved short.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
-from ...primitives import values, waiters
+from ...primitives import waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR, FINISHED
 from . import payload, tasks
@@ -107,7 +107,11 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
         data, uses, blob = payload.encode(host, result, f"the result of task {recipe.name}")
         return Done(oid, FINISHED, data, uses, blob)
     except BaseException as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is not None and not isinstance(error, Unpicklable):
+        if (
+            error.__traceback__ is not None
+            and error.__traceback__.tb_next is not None
+            and not isinstance(error, Unpicklable)
+        ):
             error.__traceback__ = error.__traceback__.tb_next
         return Done(oid, ERROR, payload.encode_error(error), again=recipe.retries > 0)
 
@@ -198,6 +202,7 @@ class Worker:
 
     def _help(self) -> None:
         self.loop(is_helper=True)
+        self.host.transact(tasks.pass_on)  # It may have been woken for a task that it no longer takes.
 
     def _go_on(self) -> None:
         with self._gate:
