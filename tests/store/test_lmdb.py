@@ -1,0 +1,77 @@
+"""What only the embedded store must do: grow, be full, fork, be shared."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guildhall.errors import StoreFull
+from guildhall.store.lmdb import LmdbStore
+
+
+def put(txn: Any, key: bytes, value: bytes) -> None:
+    txn.put(key, value)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A memory file system of 8 MiB; needs the right to mount."""
+    point = tmp_path / "small"
+    point.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", point], capture_output=True
+    ).returncode:
+        pytest.skip("mounting needs privileges")
+    yield point
+    subprocess.run(["umount", point], check=True)
+
+
+def test_a_full_file_system_is_an_error_and_the_store_works_after_deleting(small_tmpfs: Path) -> None:
+    LmdbStore.create(str(small_tmpfs), in_memory=True)
+    store = LmdbStore(str(small_tmpfs), in_memory=True)
+    for _ in range(3):
+        kept = 0
+        with pytest.raises(StoreFull):
+            while True:
+                store.transact(put, b"k%06d" % kept, b"x" * 3000)
+                kept += 1
+        assert kept > 300
+        for number in range(kept):
+            assert store.transact(lambda txn, n=number: txn.delete(b"k%06d" % n))
+    store.transact(put, b"again", b"y")
+    store.close()
+
+
+def test_processes_that_grow_one_store_under_kills_lose_nothing(tmp_path: Path) -> None:
+    directory = Path(os.environ["GUILDHALL_HOME"]) / f"grow-{os.urandom(4).hex()}"
+    directory.mkdir()
+    LmdbStore.create(str(directory), in_memory=True)
+    store = LmdbStore(str(directory), in_memory=True)
+    for round_number in range(10):
+        children = []
+        for child in range(3):
+            pid = os.fork()
+            if not pid:
+                number = 0
+                while True:
+                    store.transact(put, b"%d-%d-%06d" % (round_number, child, number), b"x" * 30_000)
+                    store.transact(put, b"last-%d-%d" % (round_number, child), b"%d" % number)
+                    number += 1
+            children.append(pid)
+        time.sleep(0.15)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for child in range(3):
+            last = store.read(lambda txn, c=child: txn.get(b"last-%d-%d" % (round_number, c)))
+            count = store.read(lambda txn, c=child: len(list(txn.scan(b"%d-%d-" % (round_number, c)))))
+            assert count - 1 in (int(last or -1), int(last or -1) + 1)
+        store.transact(lambda txn: [txn.delete(k) for k, _ in txn.scan(b"%d-" % round_number)])
+    store.close()
