@@ -107,8 +107,9 @@ def test_blocked_tasks_do_not_starve_the_one_that_frees_them(client: Client) -> 
     event = Event()
     blocked = [client.submit(event.wait, 30) for _ in range(6)]
     time.sleep(0.2)
-    client.submit(event.set)
+    freeing = client.submit(event.set)
     assert client.gather(blocked) == [True] * 6
+    assert freeing.result() is None
 
 
 def test_nested_submits(client: Client) -> None:
@@ -232,6 +233,8 @@ def test_asyncio(client: Client) -> None:
         cancelled = asyncio.create_task(aio.Lock("a").acquire())
         await asyncio.sleep(0.05)
         cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
         await queue.put(5)
         await variable.set(6)
         await lock.release()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guildhall.errors import Misuse, StoreFull
@@ -41,7 +41,7 @@ def clear(txn: Any) -> None:
 
 
 @given(steps=st.lists(st.lists(step, max_size=5), max_size=12), prefix=small_key, limit=st.integers(0, 5))
-@settings(max_examples=60, deadline=None, suppress_health_check=[__import__("hypothesis").HealthCheck(9)])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_transactions_match_a_dict(store: Any, steps: Any, prefix: bytes, limit: int) -> None:
     store.transact(clear)
     model: dict[bytes, bytes] = {}

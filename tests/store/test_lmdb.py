@@ -20,6 +20,27 @@ def put(txn: Any, key: bytes, value: bytes) -> None:
     txn.put(key, value)
 
 
+def told_and_there(txn: Any, round_number: int, child: int) -> tuple[int, int]:
+    """The last number a process told, and how many of its records are there."""
+    last = txn.get(b"last-%d-%d" % (round_number, child))
+    return int(last or -1), len(list(txn.scan(b"%d-%d-" % (round_number, child))))
+
+
+def fill(store: LmdbStore) -> int:
+    """Put records until there is no room. Returns how many fitted."""
+    for number in range(100_000):
+        try:
+            store.transact(put, b"k%06d" % number, b"x" * 3000)
+        except StoreFull:
+            return number
+    raise AssertionError("it never gets full")
+
+
+def clear(txn: Any, prefix: bytes) -> None:
+    for key, _ in txn.scan(prefix):
+        txn.delete(key)
+
+
 @pytest.fixture
 def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
     """A memory file system of 8 MiB; needs the right to mount."""
@@ -37,11 +58,7 @@ def test_a_full_file_system_is_an_error_and_the_store_works_after_deleting(small
     LmdbStore.create(str(small_tmpfs), in_memory=True)
     store = LmdbStore(str(small_tmpfs), in_memory=True)
     for _ in range(3):
-        kept = 0
-        with pytest.raises(StoreFull):
-            while True:
-                store.transact(put, b"k%06d" % kept, b"x" * 3000)
-                kept += 1
+        kept = fill(store)
         assert kept > 300
         for number in range(kept):
             assert store.transact(lambda txn, n=number: txn.delete(b"k%06d" % n))
@@ -70,8 +87,7 @@ def test_processes_that_grow_one_store_under_kills_lose_nothing(tmp_path: Path) 
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         for child in range(3):
-            last = store.read(lambda txn, c=child: txn.get(b"last-%d-%d" % (round_number, c)))
-            count = store.read(lambda txn, c=child: len(list(txn.scan(b"%d-%d-" % (round_number, c)))))
-            assert count - 1 in (int(last or -1), int(last or -1) + 1)
-        store.transact(lambda txn: [txn.delete(k) for k, _ in txn.scan(b"%d-" % round_number)])
+            last, count = store.read(told_and_there, round_number, child)
+            assert count - 1 in (last, last + 1)
+        store.transact(clear, b"%d-" % round_number)
     store.close()

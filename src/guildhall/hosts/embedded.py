@@ -107,8 +107,7 @@ class EmbeddedHost:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
         if os.getpid() == self._pid:
             return
-        with suppress(Exception):
-            self.store._env.close()
+        self.store.close()
         self._ringer.close()
         self._members.close()
         self._deferred.clear()

@@ -5,7 +5,7 @@ What must live here: everything that knows LMDB. What this file must not know: h
 The rules that keep it exact, each paid for by somebody's lost data (docs/decisions has the measurements):
 
 - Opened and created only under an flock on `guard`: an opener killed at the wrong moment loses others' commits.
-- One gate around every transaction of a process, taken across fork; a child drops the inherited environment.
+- One gate around every transaction of a process, taken across fork; nothing of LMDB is open while a process forks.
 - On a memory file system the map is written directly, and is never larger than the space reserved for it by
   `posix_fallocate`, so a full file system is an error and not a signal. The map grows only under the guard, and
   always to the size that the file has, so no process ever cuts off what another one reserved.
@@ -132,6 +132,7 @@ class LmdbStore:
         self._busy = False
         self._draining = False
         self._closed = False
+        self._is_down = False
         self._open()
         _stores.add(self)
 
@@ -198,7 +199,7 @@ class LmdbStore:
     def close(self) -> None:
         with self._gate:
             if not self._closed:
-                self._closed = True
+                self._closed = self._is_down = True
                 self._env.close()
 
     # -- transactions -------------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ class LmdbStore:
     def transact(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         txn = self._txn
         with self._gate:
-            if self._busy or self._closed or os.getpid() != self._pid:
+            if self._busy or self._is_down or os.getpid() != self._pid:
                 self._prepare()
             self._busy = True
             try:
@@ -237,7 +238,7 @@ class LmdbStore:
     def read(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         txn = self._txn
         with self._gate:
-            if self._busy or self._closed or os.getpid() != self._pid:
+            if self._busy or self._is_down or os.getpid() != self._pid:
                 self._prepare()
             self._busy = True
             try:
@@ -264,7 +265,10 @@ class LmdbStore:
 
     def _prepare(self) -> None:
         """The rare cases before a transaction: one inside another, a closed store, a forked child."""
-        if os.getpid() != self._pid:
+        if self._is_down and not self._closed:
+            self._open()
+            self._is_down = False
+        elif os.getpid() != self._pid:
             self._reopen_after_fork()
         elif self._closed:
             raise Misuse(f"hall {self.directory}: it is closed; open it again")
@@ -346,7 +350,17 @@ class LmdbStore:
 
     # -- fork ---------------------------------------------------------------------------------------------------------
 
+    def _step_aside(self) -> None:
+        """Before a fork: let go of the environment; parent and child open it again when they need it.
+
+        LMDB cannot be inherited: a child that closes its copy frees the reader slots of its parent.
+        """
+        if not self._is_down:
+            self._is_down = True
+            self._env.close()
+
     def _reopen_after_fork(self) -> None:
+        """After a fork that Python did not see."""
         self._busy = False
         with suppress(lmdb.Error):
             self._env.close()
@@ -371,6 +385,8 @@ def _full(directory: str, error: OSError | None) -> OSError:
 def _before_fork() -> None:
     for store in list(_stores):
         store._gate.acquire()
+        if not store._busy:
+            store._step_aside()
 
 
 def _after_fork_in_parent() -> None:
