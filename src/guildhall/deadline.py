@@ -6,8 +6,6 @@ import re
 import time
 from datetime import timedelta
 
-from .errors import Misuse, WrongType
-
 Timeout = float | int | str | timedelta | None
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -18,7 +16,7 @@ def seconds(timeout: Timeout) -> float | None:
     """The timeout in seconds, None for ever.
 
     Takes a number of seconds, a `timedelta`, or text such as "200ms" or "1s".
-    Raises Misuse for a negative or nonsensical one, WrongType for another type.
+    Raises ValueError for a negative or nonsensical one, TypeError for another type.
     """
     if timeout is None:
         return None
@@ -28,14 +26,14 @@ def seconds(timeout: Timeout) -> float | None:
         found = _TEXT.fullmatch(timeout)
         unit = found and (found[2] or "s")
         if found is None or unit not in _UNITS_S:
-            raise Misuse(f"timeout {timeout!r}: expected seconds or text such as '200ms' or '1s'")
+            raise ValueError(f"timeout {timeout!r}: expected seconds or text such as '200ms' or '1s'")
         value = float(found[1]) * _UNITS_S[unit]
     elif isinstance(timeout, int | float) and not isinstance(timeout, bool):
         value = float(timeout)
     else:
-        raise WrongType(f"timeout: expected seconds, a timedelta or None, got {type(timeout).__name__} {timeout!r}")
+        raise TypeError(f"timeout: expected seconds, a timedelta or None, got {type(timeout).__name__} {timeout!r}")
     if not value >= 0:
-        raise Misuse(f"timeout {timeout!r}: expected 0 (try once), a positive time, or None (wait for ever)")
+        raise ValueError(f"timeout {timeout!r}: expected 0 (try once), a positive time, or None (wait for ever)")
     return None if value == float("inf") else value
 
 

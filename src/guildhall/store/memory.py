@@ -61,7 +61,7 @@ class MemoryTxn:
 
     def scan(self, prefix: bytes, after: bytes = b"", limit: int = 0) -> Iterator[tuple[bytes, bytes]]:
         keys = self._store.keys
-        at = bisect_right(keys, after) if after > prefix else bisect_left(keys, prefix)
+        at = bisect_right(keys, after) if after >= prefix else bisect_left(keys, prefix)
         found: list[tuple[bytes, bytes]] = []
         while at < len(keys) and keys[at].startswith(prefix) and not (limit and len(found) >= limit):
             found.append((keys[at], self._store.data[keys[at]]))

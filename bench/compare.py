@@ -1,0 +1,184 @@
+"""guildhall beside its peers, in one run: p50 and p99 of each operation, and the ratio of the medians.
+
+Rounds of the two sides alternate, so that a machine that changes its speed changes both. Run it with `make bench`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import Manager
+from typing import Any
+
+import distributed
+import numpy as np
+
+import guildhall
+
+ROUNDS = 3
+
+
+def inc(x: int) -> int:
+    return x + 1
+
+
+def times(call: Callable[[], Any], count: int) -> list[float]:
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def compare(what: str, peer: str, reach: float, ours: Any, theirs: Any, count: int, peer_count: int) -> None:
+    """Print one row: microseconds of ours and the peer's, how many times faster, and how many are asked for."""
+    times(ours, count // 10 + 1)
+    times(theirs, peer_count // 10 + 1)
+    mine: list[float] = []
+    other: list[float] = []
+    ratios = []
+    for _ in range(ROUNDS):
+        now, then = times(ours, count), times(theirs, peer_count)
+        ratios.append(statistics.median(then) / statistics.median(now))
+        mine += now
+        other += then
+    ratio = statistics.median(ratios)
+    row(what, us(mine), f"{peer}: {us(other)}", ratio, reach)
+
+
+def us(taken: list[float]) -> str:
+    ordered = sorted(taken)
+    return f"{ordered[len(ordered) // 2] * 1e6:.1f} / {ordered[int(len(ordered) * 0.99)] * 1e6:.1f} us"
+
+
+def row(what: str, ours: str, theirs: str, ratio: float, reach: float) -> None:
+    print(f"| {what} | {ours} | {theirs} | {ratio:.1f} | {reach:g} | {'yes' if ratio >= reach else 'NO'} |", flush=True)
+
+
+def rate(run: Callable[[int], Any], count: int) -> float:
+    """Calls a second: the best of three."""
+    best = 0.0
+    for _ in range(3):
+        began = time.perf_counter()
+        run(count)
+        best = max(best, count / (time.perf_counter() - began))
+    return best
+
+
+def increment(kinds: Any, name: str, times_: int) -> float:
+    lock, value = kinds.Lock(name), kinds.Variable(name)
+    began = time.perf_counter()
+    for _ in range(times_):
+        lock.acquire()
+        value.set(value.get() + 1)
+        lock.release()
+    return (time.perf_counter() - began) / times_
+
+
+def our_increment(times_: int) -> float:
+    return increment(guildhall, "contended", times_)
+
+
+def their_increment(times_: int) -> float:
+    return increment(distributed, "contended", times_)
+
+
+def publish(count: int) -> None:
+    pub = guildhall.Pub("bench")
+    for number in range(count):
+        pub.put(number)
+
+
+def subscribe(count: int) -> float:
+    sub = guildhall.Sub("bench")
+    guildhall.Event("ready").set()
+    sub.get()
+    began = time.perf_counter()
+    for _ in range(count - 1):
+        sub.get()
+    return count / (time.perf_counter() - began)
+
+
+def started(module: str, options: str) -> float:
+    """Seconds from `Client()` until two workers have run a task, in a fresh process."""
+    code = (
+        f"import time, operator\nfrom {module} import Client\n"
+        "if __name__ == '__main__':\n"
+        f"    t = time.perf_counter(); c = Client(n_workers=2{options})\n"
+        "    c.gather([c.submit(operator.neg, i, pure=False) for i in range(4)])\n"
+        "    print(time.perf_counter() - t); c.close()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(ran.stdout.split()[-1])
+
+
+def imported(module: str) -> float:
+    code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    print("| what | guildhall p50 / p99 | peer p50 / p99 | times faster | asked | reached |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    ours = guildhall.Client(n_workers=2)
+    dask = distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+    manager, pool = Manager(), ProcessPoolExecutor(2)
+
+    v, dv = guildhall.Variable("v"), distributed.Variable("v")
+    v.set(1)
+    dv.set(1)
+    compare("Variable.get", "Dask", 200, v.get, dv.get, 5000, 200)
+    locks = guildhall.Lock("l"), distributed.Lock("l"), manager.Lock()
+    cycles = [lambda lock=lock: (lock.acquire(), lock.release()) for lock in locks]
+    compare("Lock acquire + release", "Dask", 150, cycles[0], cycles[1], 3000, 100)
+    compare("Lock acquire + release", "Manager", 15, cycles[0], cycles[2], 3000, 1000)
+    q, dq = guildhall.Queue("q"), distributed.Queue("q")
+    compare("Queue put + get", "Dask", 80, lambda: (q.put(1), q.get()), lambda: (dq.put(1), dq.get()), 3000, 100)
+
+    v2, dv2 = guildhall.Variable("contended"), distributed.Variable("contended")
+    v2.set(0)
+    dv2.set(0)
+    mine = statistics.mean(ours.gather(ours.map(our_increment, [2000, 2000]))) / 2
+    other = statistics.mean(dask.gather(dask.map(their_increment, [101, 100]))) / 2
+    row("increment under a Lock, 2 workers", f"{mine * 1e6:.0f} us", f"Dask: {other * 1e6:.0f} us", other / mine, 50)
+
+    def round_trip() -> Any:
+        return ours.submit(inc, 1).result()
+
+    compare("task round trip", "Dask", 30, round_trip, lambda: dask.submit(inc, 1, pure=False).result(), 300, 50)
+    compare("task round trip", "ProcessPoolExecutor", 1.5, round_trip, lambda: pool.submit(inc, 1).result(), 300, 300)
+    mine = rate(lambda n: ours.gather(ours.map(inc, range(n))), 20000)
+    other = rate(lambda n: dask.gather(dask.map(inc, range(n), pure=False)), 1000)
+    row("map, tasks/s", f"{mine:.0f}", f"Dask: {other:.0f}", mine / other, 80)
+    other = rate(lambda n: list(pool.map(inc, range(n))), 3000)
+    row("map, tasks/s", f"{mine:.0f}", f"ProcessPoolExecutor: {other:.0f}", mine / other, 8)
+
+    reading = ours.submit(subscribe, 50_000)
+    guildhall.Event("ready").wait()
+    writing = ours.submit(publish, 50_000)
+    mine = reading.result()
+    writing.result()
+    row("Pub -> Sub, messages/s", f"{mine:.0f}", "asked: 50 000", mine / 50_000, 1)
+
+    array = np.random.default_rng(0).random(100 * 2**20 // 8)
+    compare("scatter of 100 MB", "array.copy()", 1 / 1.3, lambda: ours.scatter(array), array.copy, 9, 9)
+    ours.close()
+    dask.close()
+    pool.shutdown()
+    manager.shutdown()
+
+    starts = [(started("guildhall", ""), started("distributed", ", dashboard_address=None")) for _ in range(ROUNDS)]
+    mine, other = (statistics.median(side) for side in zip(*starts))
+    row("Client() and a task on each worker", f"{mine * 1e3:.0f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 8)
+    imports = [(imported("guildhall"), imported("distributed")) for _ in range(ROUNDS)]
+    mine, other = (statistics.median(side) for side in zip(*imports))
+    row("import", f"{mine * 1e3:.1f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 15)
+
+
+if __name__ == "__main__":
+    main()
