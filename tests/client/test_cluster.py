@@ -167,6 +167,15 @@ def test_scattered_array_is_shared_and_writable(client: Client) -> None:
     assert list(client.scatter({"a": 1})) == ["a"]
 
 
+@pytest.mark.parametrize("size", [1_000_000, 3_000_001])
+def test_a_large_array_arrives_whole(client: Client, size: int) -> None:
+    array = np.arange(float(size))
+    pair = client.scatter(((array, array[::-1].copy()),))[0]
+    forth, back = pair.result()
+    assert (forth == array).all()
+    assert (back == array[::-1]).all()
+
+
 def test_futures_travel_through_variables_and_queues(client: Client) -> None:
     future = client.submit(add, 40, 2)
     Variable("f").set({"deep": [future]})

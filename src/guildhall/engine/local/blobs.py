@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import StoreFull
 from ...hosts.embedded import EmbeddedHost
+from . import hugepages
 
 ALIGN = 64
 BLOB = b"B"
@@ -29,11 +30,12 @@ def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuf
         path = host.blob_path(blob)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            at = 0
-            for part in parts:
-                _write_all(fd, part, at)
-                at += -(-part.nbytes // ALIGN) * ALIGN
-            os.ftruncate(fd, max(at, 1))
+            end = 1
+            for part, at in zip(parts, _places([part.nbytes for part in parts]), strict=True):
+                if not hugepages.copy(fd, part, at):
+                    _write_all(fd, part, at)
+                end = at + part.nbytes
+            os.ftruncate(fd, max(end, 1))
             return BLOB + msgspec.msgpack.encode((blob, [part.nbytes for part in parts])), blob
         except OSError as error:
             os.unlink(path)
@@ -41,6 +43,17 @@ def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuf
         finally:
             os.close(fd)
     raise StoreFull(failure.errno, f"a value of {sum(p.nbytes for p in parts)} bytes: no room in memory or on disk")
+
+
+def _places(sizes: Sequence[int]) -> list[int]:
+    """Where each part begins in the file: large ones where huge pages do."""
+    places = []
+    end = 0
+    for size in sizes:
+        align = hugepages.HUGE if size >= hugepages.WORTH_BYTES else ALIGN
+        places.append(-(-end // align) * align)
+        end = places[-1] + size
+    return places
 
 
 def _write_all(fd: int, part: memoryview, at: int) -> None:
@@ -58,9 +71,5 @@ def read(host: EmbeddedHost, data: bytes) -> Any:
     finally:
         os.close(fd)
     view = memoryview(mapped)
-    parts = []
-    at = 0
-    for size in sizes:
-        parts.append(view[at : at + size])
-        at += -(-size // ALIGN) * ALIGN
+    parts = [view[at : at + size] for size, at in zip(sizes, _places(sizes), strict=True)]
     return pickle.loads(parts[0], buffers=parts[1:])

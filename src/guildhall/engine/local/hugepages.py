@@ -1,0 +1,77 @@
+"""Copying large buffers into a shared-memory file at the speed of memory.
+
+Shared memory comes in pages of 4 KiB, and making them costs more than copying. Linux collapses them into pages of 2 MiB
+on request (MADV_COLLAPSE, since 6.1), whatever the system's default, if file and address are aligned. Where that does
+not work the caller writes as usual.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+
+HUGE = 2 << 20
+WORTH_BYTES = 8 << 20
+_MADV_COLLAPSE = 25
+_MAP_FIXED = 0x10
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.memmove.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    return libc
+
+
+def copy(fd: int, buffer: memoryview, at: int) -> bool:
+    """Copy the buffer into the file from `at` on. False if that has to be done by writing.
+
+    Every page is there before it is touched, so a full file system cannot end in a signal.
+    """
+    if buffer.readonly or at % HUGE or buffer.nbytes < WORTH_BYTES:
+        return False
+    size = -(-buffer.nbytes // HUGE) * HUGE
+    try:
+        os.ftruncate(fd, at + size)
+        for place in range(at, at + size, HUGE):
+            os.pwrite(fd, b"\0", place)
+    except OSError:
+        return False
+    libc = _libc()
+    area = libc.mmap(None, size + HUGE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if area in (None, _FAILED):
+        return False
+    base = -(-area // HUGE) * HUGE
+    try:
+        both = mmap.PROT_READ | mmap.PROT_WRITE
+        if libc.mmap(base, size, both, mmap.MAP_SHARED | _MAP_FIXED, fd, at) != base:
+            return False
+        return _copy_in_two(libc, base, buffer, size)
+    finally:
+        libc.munmap(area, size + HUGE)
+
+
+def _copy_in_two(libc: ctypes.CDLL, base: int, buffer: memoryview, size: int) -> bool:
+    """Collapse and fill, half of it in a second thread: neither holds the interpreter's lock."""
+    source = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    failed: list[int] = []
+
+    def fill(start: int, end: int) -> None:
+        for place in range(start, end, HUGE):
+            if failed or libc.madvise(base + place, HUGE, _MADV_COLLAPSE):
+                failed.append(place)
+                return
+            libc.memmove(base + place, source + place, min(HUGE, buffer.nbytes - place))
+
+    half = size // HUGE // 2 * HUGE
+    other = threading.Thread(target=fill, args=(half, size))
+    other.start()
+    fill(0, half)
+    other.join()
+    return not failed
