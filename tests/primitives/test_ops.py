@@ -115,6 +115,27 @@ def test_an_item_granted_to_the_dead_goes_back_to_the_head(store: MemoryStore) -
     assert store.transact(queue.get, N, 0, 2, 1, None) == tuple(items("a", "b"))
 
 
+def test_a_dead_batch_getter_lets_the_next_one_be_served(store: MemoryStore, rung: list[Waiter]) -> None:
+    store.transact(queue.get, N, 0, 3, 2, W2)
+    store.transact(queue.get, N, 0, 1, 3, W3)
+    store.transact(queue.put_many, N, items("a"))
+    assert rung == []
+    store.transact(sessions.bury, 2)
+    assert rung == [W3]
+    assert store.transact(queue.collect, N, W3) == tuple(items("a"))
+
+
+def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) -> None:
+    oid = values.object_id(1, 1)
+    store.transact(values.make, 1, oid, Object(FINISHED, 1, b"data"))
+    store.transact(queue.put, N, 1, Stored(b"full"), None)
+    assert store.transact(queue.put, N, 1, Stored(b"ref", (oid,)), W2) is PARKED
+    store.transact(values.release_for, 1, (oid,))
+    assert store.read(values.look, oid) is not None
+    store.transact(sessions.bury, 2)
+    assert store.read(values.look, oid) is None
+
+
 def test_a_batch_larger_than_the_bound_is_served(store: MemoryStore) -> None:
     assert store.transact(queue.get, N, 1, 3, 2, W2) is PARKED
     for text in "abc":

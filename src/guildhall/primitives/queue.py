@@ -195,7 +195,13 @@ def _settle(txn: Txn, name: bytes, queue: Queue) -> None:
     txn.put(QUEUES[name], QUEUE.pack(queue))
 
 
-def bury_granted(txn: Txn, place: bytes, granted: bytes) -> None:
-    """Items granted to a dead session, at one of the places that `waiters.leave` tells."""
-    if place.startswith(GETTERS):
-        give_back(txn, place[len(GETTERS) :], granted)
+def bury(txn: Txn, left: waiters.Left) -> None:
+    """A wait of a dead session: items granted to it go back, an item it wanted to put goes, others are served."""
+    if left.place.startswith(GETTERS):
+        name = left.place[len(GETTERS) :]
+        if left.granted is not None:
+            give_back(txn, name, left.granted)
+        else:
+            _settle(txn, name, look(txn, name))
+    elif left.place.startswith(PUTTERS):
+        values.release(txn, STORED.unpack(left.want).uses)

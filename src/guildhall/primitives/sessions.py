@@ -65,8 +65,8 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = ()) 
     """Give back all that the dead session held. False if that was done already."""
     if not txn.delete(SESSIONS[pack_int(session)]):
         return False
-    for place, granted in waiters.leave(txn, session):
-        queue.bury_granted(txn, place, granted)
+    for left in waiters.leave(txn, session):
+        queue.bury(txn, left)
     lock.bury(txn, session)
     topic.bury(txn, session)
     for estate in estates:

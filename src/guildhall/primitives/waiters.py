@@ -7,6 +7,8 @@ session's, holding the grant. So a waiter whose record is gone has been granted.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..store.keys import Space, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
@@ -113,14 +115,25 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
     return True
 
 
-def leave(txn: Txn, session: int) -> list[tuple[bytes, bytes]]:
-    """Take a dead session out of every line. Returns what it was granted and never collected, as (place, granted)."""
-    uncollected = []
+class Left(NamedTuple):
+    """One wait of a dead session: what it wanted, and what it was granted and never collected."""
+
+    place: bytes
+    want: bytes
+    granted: bytes | None
+
+
+def leave(txn: Txn, session: int) -> list[Left]:
+    """Take a dead session out of every line."""
+    waits = []
     for key, data in txn.scan(WAITS[pack_int(session)]):
         wait = _WAIT.unpack(data)
+        want = b""
         if wait.granted is None:
+            line = txn.get(LINES[wait.place + wait.ticket])
+            assert line is not None, "a wait stands in line until it is granted"
+            want = _IN_LINE.unpack(line).want
             txn.delete(LINES[wait.place + wait.ticket])
-        else:
-            uncollected.append((wait.place, wait.granted))
+        waits.append(Left(wait.place, want, wait.granted))
         txn.delete(key)
-    return uncollected
+    return waits
