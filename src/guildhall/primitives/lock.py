@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import NotHeld
-from ..store.keys import Space, name_of, pack_int
+from ..store.keys import Space, name_of, pack_id
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import waiters
@@ -45,11 +45,11 @@ def acquire(txn: Txn, name: bytes, asked: Holder, waiter: Waiter | None) -> NotN
     if txn.get(key) is None:
         taken = Lock(asked.session, asked.handle, 0, txn.revision)
         txn.put(key, LOCK.pack(taken))
-        txn.put(HELD[pack_int(asked.session) + name], b"")
+        txn.put(HELD[pack_id(asked.session) + name], b"")
         return taken
     if waiter is None:
         return BUSY
-    return waiters.park(txn, key, waiter, pack_int(asked.handle))
+    return waiters.park(txn, key, waiter, pack_id(asked.handle))
 
 
 def look(txn: Txn, name: bytes) -> Lock | None:
@@ -72,14 +72,14 @@ def release(txn: Txn, name: bytes, asked: Holder) -> None:
 def _pass_on(txn: Txn, name: bytes, held: Lock, *, is_inherited: bool) -> None:
     key = LOCKS[name]
     next_up = waiters.head(txn, key)
-    txn.delete(HELD[pack_int(held.session) + name])
+    txn.delete(HELD[pack_id(held.session) + name])
     if next_up is None:
         txn.delete(key)
         return
     heir, want = next_up
     handle = int.from_bytes(want[1:], "big")
     txn.put(key, LOCK.pack(Lock(heir.session, handle, heir.number, txn.revision, is_inherited)))
-    txn.put(HELD[pack_int(heir.session) + name], b"")
+    txn.put(HELD[pack_id(heir.session) + name], b"")
     waiters.unpark(txn, key)
 
 
@@ -94,7 +94,7 @@ def withdraw(txn: Txn, name: bytes, waiter: Waiter) -> None:
 
 def bury(txn: Txn, session: int) -> None:
     """Every lock of the session goes to its next waiter, who can see that the holder died."""
-    prefix = HELD[pack_int(session)]
+    prefix = HELD[pack_id(session)]
     for key, _ in txn.scan(prefix):
         name = key[len(prefix) :]
         held = look(txn, name)

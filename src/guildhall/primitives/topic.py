@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..store.keys import Space, pack_int
+from ..store.keys import Space, pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
@@ -41,7 +41,7 @@ def subscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
     """From this commit on the subscriber (a unique id) gets what is published."""
     topic = look(txn, name)
     txn.put(CURSORS[name + subscriber], pack_int(topic.end))
-    txn.put(SUBSCRIBED[pack_int(session) + name + subscriber], pack_int(len(name)))
+    txn.put(SUBSCRIBED[pack_id(session) + name + subscriber], pack_int(len(name)))
     txn.put(TOPICS[name], TOPIC.pack(Topic(topic.first, topic.end, topic.subscribers + 1)))
 
 
@@ -49,7 +49,7 @@ def unsubscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
     """The subscriber goes, and with it the messages that only it had not read."""
     if not txn.delete(CURSORS[name + subscriber]):
         return
-    txn.delete(SUBSCRIBED[pack_int(session) + name + subscriber])
+    txn.delete(SUBSCRIBED[pack_id(session) + name + subscriber])
     topic = look(txn, name)
     _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1))
 
@@ -113,7 +113,7 @@ def _trim(txn: Txn, name: bytes, topic: Topic) -> None:
 
 def bury(txn: Txn, session: int) -> None:
     """All subscriptions of the session go."""
-    prefix = SUBSCRIBED[pack_int(session)]
+    prefix = SUBSCRIBED[pack_id(session)]
     for key, data in txn.scan(prefix):
         rest = key[len(prefix) :]
         size = int.from_bytes(data[1:], "big")

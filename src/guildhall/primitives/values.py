@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..store.keys import Space, pack_int
+from ..store.keys import Space, pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import waiters
@@ -47,11 +47,11 @@ _pack_object, _unpack_object = OBJECT.pack, OBJECT.unpack
 
 
 def object_id(session: int, number: int) -> bytes:
-    return pack_int(session) + pack_int(number)
+    return pack_id(session) + pack_int(number)
 
 
 def _hold_key(session: int, oid: bytes) -> bytes:
-    return HOLDS[pack_int(session) + oid]
+    return HOLDS[pack_id(session) + oid]
 
 
 def make(txn: Txn, session: int, oid: bytes, made: Object) -> None:
@@ -175,7 +175,7 @@ def _with(
 
 def bury(txn: Txn, session: int) -> None:
     """All holds of the session go."""
-    prefix = HOLDS[pack_int(session)]
+    prefix = HOLDS[pack_id(session)]
     for key, _ in txn.scan(prefix):
         txn.delete(key)
         release(txn, (key[len(prefix) :],))

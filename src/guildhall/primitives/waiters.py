@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..store.keys import Space, pack_int
+from ..store.keys import Space, pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from .op import PARKED, NotNow
@@ -40,7 +40,7 @@ _WAIT = Form(Wait)
 
 
 def _wait_key(session: int, number: int) -> bytes:
-    return WAITS[pack_int(session) + pack_int(number)]
+    return WAITS[pack_id(session) + pack_int(number)]
 
 
 def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
@@ -126,7 +126,7 @@ class Left(NamedTuple):
 def leave(txn: Txn, session: int) -> list[Left]:
     """Take a dead session out of every line."""
     waits = []
-    for key, data in txn.scan(WAITS[pack_int(session)]):
+    for key, data in txn.scan(WAITS[pack_id(session)]):
         wait = _WAIT.unpack(data)
         want = b""
         if wait.granted is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from ..errors import Misuse, WrongType
@@ -64,6 +65,10 @@ def pack_int(number: int) -> bytes:
         return head + number.to_bytes(size, "big")
     head = bytes((0x14 - size,)) if size <= 8 else bytes((0x0B, 255 - size))
     return head + (number + (1 << 8 * size) - 1).to_bytes(size, "big")
+
+
+pack_id = lru_cache(maxsize=1024)(pack_int)
+"""As `pack_int`, for the few numbers that come again and again, such as sessions."""
 
 
 def unpack(data: bytes) -> tuple[Any, ...]:

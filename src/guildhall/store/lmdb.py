@@ -79,12 +79,14 @@ class LmdbTxn:
         return bool(self._raw.delete(key))
 
     def first(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        with self._raw.cursor() as cursor:
-            if cursor.set_range(prefix):
-                key = cursor.key()
-                if key.startswith(prefix):
-                    return key, cursor.value()
-        return None
+        cursor = self._raw.cursor()
+        found = None
+        if cursor.set_range(prefix):
+            key, value = cursor.item()
+            if key.startswith(prefix):
+                found = key, value
+        cursor.close()
+        return found
 
     def scan(self, prefix: bytes, after: bytes = b"", limit: int = 0) -> Iterator[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
