@@ -75,10 +75,17 @@ class EmbeddedHost:
         self._bells: list[Bell] = []
         self._bell_numbers = itertools.count(1)
         self._numbers = itertools.count(1)
-        self.session = self.store.transact(sessions.number)
-        self._members.enter(self.session)
-        self.store.transact(sessions.join, Session(self.session, self._pid, self.role))
+        self._session = self.store.transact(sessions.number)
+        self._members.enter(self._session)
+        self.store.transact(sessions.join, Session(self._session, self._pid, self.role))
         self.bury_dead()
+
+    @property
+    def session(self) -> int:
+        """The number of this process in the hall; a forked child gets one of its own."""
+        if os.getpid() != self._pid:
+            self.rejoin()
+        return self._session
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 
@@ -137,6 +144,7 @@ class EmbeddedHost:
             with self._gate:
                 self.watch.follow({s.number: s.pid for s in everybody if s.number != self.session})
                 self._seen_membership = membership
+            self.bury_dead()  # Who died before being watched wakes nobody.
 
     def sleep(self, bell: Bell, timeout_s: float | None) -> None:
         """Sleep until rung, somebody died, or it is time to look again."""
@@ -144,7 +152,8 @@ class EmbeddedHost:
         if self._deferred:
             self.flush()
         limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
-        if bell.wait(limit):
+        began = time.monotonic()
+        if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
             self.bury_dead()
 
     def bury_dead(self) -> list[int]:
@@ -157,8 +166,6 @@ class EmbeddedHost:
         for number in dead:
             self.store.transact(self._bury_one, number)
             self._sweep_traces(number)
-        if dead:
-            self.follow()
         return dead
 
     def _bury_one(self, txn: Any, number: int) -> None:
