@@ -86,7 +86,7 @@ class Sub(handles.Sub):
         if not self._fetched:
             await drive.arun(host, self._fetch_flow(host, deadline.seconds(timeout)))
         message = self._fetched.popleft()
-        return payload.decode(host, message.data, message.uses)
+        return payload.unpack(host, message)
 
     def __aiter__(self) -> Self:
         return self

@@ -1,15 +1,16 @@
-"""The one loop under everything that blocks: ask; parked? sleep until rung; look again.
+"""The one loop under everything that blocks: ask; parked? look for a moment; sleep until rung; look again.
 
-Written once, as a flow that yields what to sleep on, and run by a synchronous and an asynchronous driver. If the wait
-is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or what was granted is
-taken (timeout) or given back (the others).
+Written once, as a flow that yields when there is nothing to do but wait, and run by a synchronous and an asynchronous
+driver. If the wait is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or what
+was granted is taken (timeout) or given back (the others).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .. import deadline
 from ..hosts.doorbell import Bell
@@ -20,10 +21,20 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-SPINS = 8
+LOOK_S = 0.00005 if len(os.sched_getaffinity(0)) > 1 else 0.0
+"""How long a thread looks before it sleeps: as long as falling asleep and being woken takes, so that it costs at most
+twice what the better of the two would have (docs/decisions/0002-waiting.md)."""
 
-Sleep = tuple[Bell, float | None]
-Flow = Generator[Sleep, None, T]
+
+class Pause(NamedTuple):
+    """Nothing to do: look for the waiter's grant (if given) for a moment, or sleep until the bell rings."""
+
+    bell: Bell
+    left_s: float | None
+    looking: Waiter | None = None
+
+
+Flow = Generator[Pause, None, T]
 
 
 class Late:
@@ -53,17 +64,16 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            spins = SPINS
-            while host.read(waiters.is_parked, waiter):
+            yield Pause(bell, deadline.left(until), waiter)
+            parked = host.read(waiters.is_parked, waiter) and host.transact(waiters.arm, waiter, bell.number)
+            while parked:
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                if spins:
-                    spins -= 1
-                else:
-                    yield bell, left_s
+                yield Pause(bell, left_s)
+                parked = host.read(waiters.is_parked, waiter)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -80,11 +90,13 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
     try:
         while True:
             try:
-                bell, left_s = next(flow)
+                bell, left_s, looking = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                if go_on is None and host.give_way is not None:
+                if looking is not None:
+                    _look(host, looking, left_s)
+                elif go_on is None and host.give_way is not None:
                     if bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
                         host.bury_dead()
                     elif left_s is None or left_s > GIVE_WAY_S:
@@ -98,14 +110,23 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
             go_on()
 
 
+def _look(host: EmbeddedHost, waiter: Waiter, left_s: float | None) -> None:
+    """Until granted, for a moment."""
+    until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
+    while host.read(waiters.is_parked, waiter) and deadline.now() < until:
+        pass
+
+
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from an event loop."""
     loop = asyncio.get_running_loop()
     while True:
         try:
-            bell, left_s = next(flow)
+            bell, left_s, looking = next(flow)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        if looking is not None:
+            continue
         host.follow()
         rung = loop.create_future()
 

@@ -242,7 +242,7 @@ def _any_flow(host: EmbeddedHost, futures: list[Future], timeout_s: float | None
         for future in futures:
             numbered = host.waiter()
             host.done(numbered[1])
-            mine = numbered[0]._replace(bell=waiter.bell)
+            mine = numbered[0]._replace(bell=bell.number)
             wait_list.append(mine)
             if not isinstance(host.transact(values.wait_settled, future._oid, mine), Answer):
                 return [future]
@@ -253,7 +253,7 @@ def _any_flow(host: EmbeddedHost, futures: list[Future], timeout_s: float | None
             left_s = deadline.left(until)
             if left_s == 0:
                 raise TimedOut(f"as_completed: {len(futures)} futures not done in time")
-            yield bell, left_s
+            yield drive.Pause(bell, left_s)
     finally:
         for mine in wait_list:
             host.transact(waiters.withdraw, mine)

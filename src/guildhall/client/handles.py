@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -48,8 +49,12 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
 
-    def _store(self, value: Any) -> tuple[Stored, tuple[bytes, ...]]:
-        return payload.store(self._host, value, f"{self._kind} {self.name!r:.60}: the value")
+    def _store(self, host: EmbeddedHost, value: Any) -> tuple[Stored, tuple[bytes, ...]]:
+        if type(value) in payload.PLAIN:
+            data = pickle.dumps(value, 5)
+            if len(data) <= payload.INLINE_BYTES:
+                return Stored(data), ()
+        return payload.store(host, value, f"{self._kind} {self.name!r:.60}: the value")
 
     def _late(self, timeout_s: float | None) -> TimedOut:
         return TimedOut(f"{self._kind} {self.name!r:.60}: nothing came within {timeout_s:g} s")
@@ -65,9 +70,10 @@ class Variable(Handle):
 
     def set(self, value: Any, timeout: Timeout = None) -> None:
         """Set the value, any that pickles or a Future, whose result it keeps alive. Raises Unpicklable (TypeError)."""
-        deadline.seconds(timeout)
-        host = self._host
-        stored, spent = self._store(value)
+        if timeout is not None:
+            deadline.seconds(timeout)
+        host = self._given or host_of(None)
+        stored, spent = self._store(host, value)
         host.transact(variable.put, self._key, stored)
         if spent:
             host.defer(values.release_for, host.session, spent)
@@ -77,19 +83,19 @@ class Variable(Handle):
 
         If you stop waiting, nothing is left behind.
         """
+        if timeout is not None:
+            timeout = deadline.seconds(timeout)
         host = self._given or host_of(None)
         data = host.read(variable.get, self._key)
         if data is None:
-            drive.run(host, self._get_flow(host, deadline.seconds(timeout)))
+            drive.run(host, self._get_flow(host, timeout))
             return self.get(timeout)
         stored = STORED.unpack(data)
-        if stored.uses:
-            return self._get_held(host, timeout)
-        return payload.decode(host, stored.data)
+        return self._get_held(host, timeout) if stored.uses else pickle.loads(stored.data)
 
-    def _get_held(self, host: EmbeddedHost, timeout: Timeout) -> Any:
+    def _get_held(self, host: EmbeddedHost, timeout_s: float | None) -> Any:
         held = host.transact(variable.get_held, self._key, host.session)
-        return self.get(timeout) if held is None else payload.decode(host, held.data, held.uses)
+        return self.get(timeout_s) if held is None else payload.unpack(host, held)
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         key = self._key
@@ -160,25 +166,25 @@ class Lock(Handle):
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
 
-    def _me(self, host: EmbeddedHost) -> lock.Holder:
-        return lock.Holder(host.session, self._handle)
-
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
-        timeout_s = deadline.seconds(timeout)
-        if not blocking:
-            if timeout is not None:
-                raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True")
-            timeout_s = 0.0
-        host = self._host
-        answer = host.transact(lock.acquire, self._key, self._me(host), None)
-        if not isinstance(answer, Answer):
-            self._grant = answer
-            return True
-        return drive.run(host, self._acquire_flow(host, timeout_s))
+        timeout_s = None if blocking and timeout is None else self._timeout_s(blocking, timeout)
+        host = self._given or host_of(None)
+        answer = host.transact(lock.acquire, self._key, host.session, self._handle, None)
+        if answer is BUSY:
+            return drive.run(host, self._acquire_flow(host, timeout_s))
+        self._grant = answer  # type: ignore[assignment]
+        return True
+
+    def _timeout_s(self, blocking: bool, timeout: Timeout) -> float | None:
+        if blocking:
+            return deadline.seconds(timeout)
+        if timeout is not None:
+            raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True; give one of the two")
+        return 0.0
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
-        me, key = self._me(host), self._key
+        key, session, handle = self._key, host.session, self._handle
 
         def granted(waiter: Waiter) -> Any:
             held = host.read(lock.look, key)
@@ -187,7 +193,7 @@ class Lock(Handle):
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(lock.acquire, key, me, waiter),
+            lambda waiter: host.transact(lock.acquire, key, session, handle, waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
@@ -199,8 +205,8 @@ class Lock(Handle):
 
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
-        host = self._host
-        host.transact(lock.release, self._key, self._me(host))
+        host = self._given or host_of(None)
+        host.transact(lock.release, self._key, host.session, self._handle)
         self._grant = None
         return True
 
@@ -253,7 +259,7 @@ class Queue(Handle):
         drive.run(host, self._put_flow(host, value, deadline.seconds(timeout)))
 
     def _put_flow(self, host: EmbeddedHost, value: Any, timeout_s: float | None) -> Flow[None]:
-        stored, spent = self._store(value)
+        stored, spent = self._store(host, value)
         try:
             answer = yield from drive.waiting(
                 host,
@@ -271,7 +277,7 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
-        kept = [self._store(value) for value in items]
+        kept = [self._store(host, value) for value in items]
         host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
         spent = tuple(oid for _, some in kept for oid in some)
         if spent:
@@ -299,7 +305,7 @@ class Queue(Handle):
         )
         if answer is LATE:
             raise self._late(timeout_s)
-        items = [payload.decode(host, item.data, item.uses) for item in answer]
+        items = [payload.unpack(host, item) for item in answer]
         return items if batch else items[0]
 
     def qsize(self) -> int:
@@ -320,8 +326,8 @@ class Pub(Handle):
 
     def put(self, value: Any) -> None:
         """Publish a message, any value that pickles."""
-        host = self._host
-        stored, spent = self._store(value)
+        host = self._given or host_of(None)
+        stored, spent = self._store(host, value)
         host.transact(topic.publish, self._key, (stored,))
         if spent:
             host.defer(values.release_for, host.session, spent)
@@ -346,7 +352,7 @@ class Sub(Handle):
         if not self._fetched:
             drive.run(host, self._fetch_flow(host, deadline.seconds(timeout)))
         message = self._fetched.popleft()
-        return payload.decode(host, message.data, message.uses)
+        return payload.unpack(host, message)
 
     def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         def fetch(waiter: Waiter | None) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from ..errors import HallRefused, Misuse
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
+from ..store import forks
 from ..store.lmdb import LmdbStore
 from ..store.transaction import Waiter
 from .doorbell import Bell, Ringer
@@ -58,6 +59,7 @@ class EmbeddedHost:
 
     def _join(self) -> None:
         self._pid = os.getpid()
+        self._mark = forks.mark()
         self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ringer = Ringer(self._bells_fd)
         self.store = LmdbStore(
@@ -68,6 +70,7 @@ class EmbeddedHost:
             remove=self.remove_blob,
         )
         self.read = self.store.read
+        self._transact = self.store.transact
         self._members = Members(os.path.join(self.directory, "members"))
         self.watch = Watch()
         self._seen_membership: bytes | None = None
@@ -83,7 +86,7 @@ class EmbeddedHost:
     @property
     def session(self) -> int:
         """The number of this process in the hall; a forked child gets one of its own."""
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             self.rejoin()
         return self._session
 
@@ -91,11 +94,11 @@ class EmbeddedHost:
 
     def transact(self, op: Callable[..., T], *args: Any) -> T:
         """Run an op, and what was deferred before it."""
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             self.rejoin()
         if self._deferred:
             self.flush()
-        return self.store.transact(op, *args)
+        return self._transact(op, *args)
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """Run the op some time soon. The only thing a finalizer may call."""
@@ -112,7 +115,7 @@ class EmbeddedHost:
 
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
-        if os.getpid() == self._pid:
+        if self._mark[0]:
             return
         self.store.close()
         self._ringer.close()
@@ -123,14 +126,14 @@ class EmbeddedHost:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def waiter(self) -> tuple[Waiter, Bell]:
-        """An identity for one wait, and the bell that wakes it. Give the bell back with `done`."""
-        if os.getpid() != self._pid:
+        """An identity for one wait that is still awake, and the bell to wake it. Give the bell back with `done`."""
+        if not self._mark[0]:
             self.rejoin()
         with self._gate:
             bell = self._bells.pop() if self._bells else None
         if bell is None:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self.session, next(self._numbers), bell.number), bell
+        return Waiter(self._session, next(self._numbers), 0), bell
 
     def done(self, bell: Bell) -> None:
         with self._gate:
@@ -181,8 +184,6 @@ class EmbeddedHost:
 
     def new_object(self) -> bytes:
         """A fresh object id."""
-        if os.getpid() != self._pid:
-            self.rejoin()
         return object_id(self.session, next(self._numbers))
 
     # -- blobs --------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class EmbeddedHost:
             if self.opens > 0:
                 return
             _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             return
         with suppress(OSError, Misuse):
             self.flush()
@@ -329,7 +330,7 @@ def open_hall(
             stat = os.stat(directory)
             key = (stat.st_dev, stat.st_ino)
             host = _hosts.get(key)
-            if host is not None and host._pid == os.getpid():
+            if host is not None and host._mark[0]:
                 host.opens += 1
                 return host
             if host is None:

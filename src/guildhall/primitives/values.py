@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..store.keys import Space, pack_id, pack_int
+from ..store.keys import pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import waiters
 from .op import BUSY, NotNow
 
-OBJECTS = Space(b"\x20")
-HOLDS = Space(b"\x21")
+OBJECTS = b"\x20"
+HOLDS = b"\x21"
 
 PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
@@ -51,19 +51,19 @@ def object_id(session: int, number: int) -> bytes:
 
 
 def _hold_key(session: int, oid: bytes) -> bytes:
-    return HOLDS[pack_id(session) + oid]
+    return HOLDS + pack_id(session) + oid
 
 
 def make(txn: Txn, session: int, oid: bytes, made: Object) -> None:
     """A new object, held once by the session; `made.holds` is 1."""
-    txn.put(OBJECTS[oid], _pack_object(made))
+    txn.put(OBJECTS + oid, _pack_object(made))
     txn.put(_hold_key(session, oid), b"\x01")
     for use in made.uses:
         hold(txn, use)
 
 
 def look(txn: Txn, oid: bytes) -> Object | None:
-    data = txn.get(OBJECTS[oid])
+    data = txn.get(OBJECTS + oid)
     return None if data is None else _unpack_object(data)
 
 
@@ -72,7 +72,7 @@ def hold(txn: Txn, oid: bytes) -> bool:
     found = look(txn, oid)
     if found is None:
         return False
-    txn.put(OBJECTS[oid], _pack_object(_with(found, holds=found.holds + 1)))
+    txn.put(OBJECTS + oid, _pack_object(_with(found, holds=found.holds + 1)))
     return True
 
 
@@ -115,11 +115,11 @@ def release(txn: Txn, oids: Iterable[bytes]) -> None:
         if found is None:
             continue
         if found.holds > 1:
-            txn.put(OBJECTS[oid], _pack_object(_with(found, holds=found.holds - 1)))
+            txn.put(OBJECTS + oid, _pack_object(_with(found, holds=found.holds - 1)))
             continue
-        txn.delete(OBJECTS[oid])
+        txn.delete(OBJECTS + oid)
         if found.is_watched:
-            waiters.unpark_all(txn, OBJECTS[oid])
+            waiters.unpark_all(txn, OBJECTS + oid)
         if found.blob:
             txn.unlink(found.blob)
         todo.extend(found.uses)
@@ -135,9 +135,9 @@ def settle(
         return None
     for use in uses:
         hold(txn, use)
-    txn.put(OBJECTS[oid], _pack_object(Object(state, found.holds, data, uses, blob)))
+    txn.put(OBJECTS + oid, _pack_object(Object(state, found.holds, data, uses, blob)))
     if found.is_watched:
-        waiters.unpark_all(txn, OBJECTS[oid])
+        waiters.unpark_all(txn, OBJECTS + oid)
     release(txn, found.uses)
     return found
 
@@ -150,8 +150,8 @@ def wait_settled(txn: Txn, oid: bytes, waiter: Waiter | None) -> NotNow | Object
     if waiter is None:
         return BUSY
     if not found.is_watched:
-        txn.put(OBJECTS[oid], _pack_object(_with(found, is_watched=True)))
-    return waiters.park(txn, OBJECTS[oid], waiter)
+        txn.put(OBJECTS + oid, _pack_object(_with(found, is_watched=True)))
+    return waiters.park(txn, OBJECTS + oid, waiter)
 
 
 def settled(txn: Txn, oid: bytes) -> Object | NotNow | None:
@@ -175,7 +175,7 @@ def _with(
 
 def bury(txn: Txn, session: int) -> None:
     """All holds of the session go."""
-    prefix = HOLDS[pack_id(session)]
+    prefix = HOLDS + pack_id(session)
     for key, _ in txn.scan(prefix):
         txn.delete(key)
         release(txn, (key[len(prefix) :],))
@@ -183,4 +183,4 @@ def bury(txn: Txn, session: int) -> None:
 
 def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
     """Give a pending object other data."""
-    txn.put(OBJECTS[oid], _pack_object(_with(found, data=data)))
+    txn.put(OBJECTS + oid, _pack_object(_with(found, data=data)))

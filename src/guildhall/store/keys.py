@@ -1,7 +1,7 @@
 """Tuples <-> bytes that sort as the tuples do.
 
 The encoding is that of FoundationDB's tuple layer: a type byte before each element, text and bytes ended by 00 with
-00 inside written as 00 FF, integers in as few bytes as they need. `Space` is a region of the store.
+00 inside written as 00 FF, integers in as few bytes as they need. The first byte of a key says which region of the store it belongs to.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ MAX_NAME_BYTES = 400
 """A packed name may be this long: LMDB takes keys of 511 bytes, the rest is for what stands around the name."""
 
 _END = b"\x00"
-
-
-class Space(bytes):
-    """A region of the store: the first byte of its keys. `SPACE[name]` is the key of a packed name in it."""
-
-    def __getitem__(self, name: bytes) -> bytes:  # type: ignore[override]
-        return self + name
 
 
 def pack(elements: Iterable[Any]) -> bytes:

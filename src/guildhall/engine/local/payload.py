@@ -21,7 +21,7 @@ from . import blobs
 
 INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 class _Context(threading.local):
@@ -37,7 +37,7 @@ context = _Context()
 
 def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
     """The pickle, its buffers, and the objects that futures in it stand for. Raises Unpicklable, naming `what`."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return pickle.dumps(value, 5), [], ()
     before, context.uses = context.uses, []
     buffers: list[pickle.PickleBuffer] = []
@@ -83,8 +83,6 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[byte
 
 def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:
     """The value. `held` are holds of this session that its futures take over; the others are given back."""
-    if not held and data[:1] == b"\x80" and context.host is host:
-        return pickle.loads(data)
     before = context.host, context.held
     context.host, context.held = host, list(held)
     try:
@@ -99,6 +97,11 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
         context.host, context.held = before
         if left:
             host.defer(values.release_for, host.session, tuple(left))
+
+
+def unpack(host: EmbeddedHost, stored: Stored) -> Any:
+    """A stored value whose holds this session has taken. One that uses no object is a plain pickle without futures."""
+    return decode(host, stored.data, stored.uses) if stored.uses else pickle.loads(stored.data)
 
 
 def encode_error(error: BaseException) -> bytes:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from ...primitives import values, waiters
 from ...primitives.op import BUSY, NotNow
 from ...primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
-from ...store.keys import Space, pack_int
+from ...store.keys import pack_int
 from ...store.records import Form, Record
 from ...store.transaction import Txn, Waiter
 
-READY = Space(b"\x40")
-CLAIMS = Space(b"\x41")
-DEPENDENTS = Space(b"\x42")
+READY = b"\x40"
+CLAIMS = b"\x41"
+DEPENDENTS = b"\x42"
 IDLE = b"\x43"
 MAX_DEATHS = 3
 KILLED = b"K"
@@ -72,7 +72,7 @@ def submit(txn: Txn, session: int, tasks: Sequence[tuple[bytes, Recipe, tuple[by
                 failed = Object(CANCELLED, 1, b"")
             elif found.state == PENDING:
                 missing += 1
-                txn.put(DEPENDENTS[dep + oid], b"")
+                txn.put(DEPENDENTS + dep + oid, b"")
             elif found.state != FINISHED:
                 failed = found
         if failed is not None:
@@ -82,7 +82,7 @@ def submit(txn: Txn, session: int, tasks: Sequence[tuple[bytes, Recipe, tuple[by
             recipe = _with(recipe, missing=missing)
         values.make(txn, session, oid, Object(PENDING, 1, RECIPE.pack(recipe), uses))
         if not missing:
-            txn.put(READY[pack_int(-recipe.priority) + stamp + oid], oid)
+            txn.put(READY + pack_int(-recipe.priority) + stamp + oid, oid)
             ready += 1
     _wake_idle(txn, ready)
 
@@ -120,7 +120,7 @@ def claim(
                 break
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, IDLE, waiter)
-    key = CLAIMS[pack_int(session) + pack_int(txn.revision)]
+    key = CLAIMS + pack_int(session) + pack_int(txn.revision)
     txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
     return key, taken
 
@@ -161,7 +161,7 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
     rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in back)
     txn.put(claimed, CLAIM.pack(Claim(rest))) if rest else txn.delete(claimed)
     for oid in back:
-        txn.put(READY[pack_int(0) + pack_int(0) + oid], oid)
+        txn.put(READY + pack_int(0) + pack_int(0) + oid, oid)
     _wake_idle(txn, len(back))
 
 
@@ -174,7 +174,7 @@ def settle(txn: Txn, end: Done) -> None:
             if end.blob:
                 txn.unlink(end.blob)
             continue
-        for key, _ in txn.scan(DEPENDENTS[end.oid]):
+        for key, _ in txn.scan(DEPENDENTS + end.oid):
             txn.delete(key)
             oid = key[1 + len(end.oid) :]
             found = values.look(txn, oid)
@@ -199,13 +199,13 @@ def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
 
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     values.rewrite(txn, oid, found, RECIPE.pack(recipe))
-    txn.put(READY[pack_int(-recipe.priority) + pack_int(0) + oid], oid)
+    txn.put(READY + pack_int(-recipe.priority) + pack_int(0) + oid, oid)
     _wake_idle(txn, 1)
 
 
 def bury(txn: Txn, session: int, note: int) -> None:
     """The tasks that a dead worker had claimed run again, those that killed too many fail."""
-    for key, data in txn.scan(CLAIMS[pack_int(session)]):
+    for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
         oids = CLAIM.unpack(data).oids
         for oid in oids:

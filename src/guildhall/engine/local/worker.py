@@ -167,7 +167,7 @@ class Worker:
                 return None
         waiter, bell = host.waiter()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter)
+            claimed = host.transact(tasks.claim, host.session, 1, waiter._replace(bell=bell.number))
             if not isinstance(claimed, Answer):
                 return claimed
             while host.read(waiters.is_parked, waiter):
