@@ -52,11 +52,9 @@ def waiting(
     timeout_s: float | None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back."""
-    answer = ask(None)
-    if not isinstance(answer, Answer):
-        return answer
     if timeout_s == 0:
-        return LATE
+        answer = ask(None)
+        return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
     waiter, bell = host.waiter()
     try:

@@ -132,8 +132,9 @@ class Event(Handle):
 
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the flag is up, False when the time was."""
+        timeout_s = deadline.seconds(timeout)
         host = self._host
-        return drive.run(host, self._wait_flow(host, deadline.seconds(timeout)))
+        return self.is_set() or drive.run(host, self._wait_flow(host, timeout_s))
 
     def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         answer = yield from drive.waiting(
@@ -255,22 +256,24 @@ class Queue(Handle):
 
     def put(self, value: Any, timeout: Timeout = None) -> None:
         """Append the item; waits while the queue is full. Raises TimedOut; then nothing was put."""
-        host = self._host
-        drive.run(host, self._put_flow(host, value, deadline.seconds(timeout)))
-
-    def _put_flow(self, host: EmbeddedHost, value: Any, timeout_s: float | None) -> Flow[None]:
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
         stored, spent = self._store(host, value)
         try:
-            answer = yield from drive.waiting(
-                host,
-                lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
-                lambda waiter: True,
-                lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
-                timeout_s,
-            )
+            if host.transact(queue.put, self._key, self.maxsize, stored, None) is BUSY:
+                drive.run(host, self._put_flow(host, stored, timeout_s))
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
+
+    def _put_flow(self, host: EmbeddedHost, stored: Stored, timeout_s: float | None) -> Flow[None]:
+        answer = yield from drive.waiting(
+            host,
+            lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
+            lambda waiter: True,
+            lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
+            timeout_s,
+        )
         if answer is LATE:
             raise TimedOut(f"queue {self.name!r:.60}: still full after {timeout_s:g} s")
 
@@ -288,13 +291,27 @@ class Queue(Handle):
 
         Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head.
         """
-        if batch is not True and (not isinstance(batch, int) or batch < 0):
-            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
-        host = self._host
-        return drive.run(host, self._get_flow(host, deadline.seconds(timeout), batch))
+        want = 1 if batch is False else self._want(batch)
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
+        taken = host.transact(queue.get, self._key, self.maxsize, want, host.session, None)
+        if taken is BUSY:
+            taken = drive.run(host, self._get_flow(host, timeout_s, want))
+        return self._opened(host, taken, batch)
 
-    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, batch: bool | int) -> Flow[Any]:
-        want = 0 if batch is True else int(batch) or 1
+    def _want(self, batch: bool | int) -> int:
+        if batch is True:
+            return 0
+        if not isinstance(batch, int) or batch < 0:
+            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
+        return int(batch) or 1
+
+    def _opened(self, host: EmbeddedHost, taken: Any, batch: bool | int) -> Any:
+        if not batch:
+            return payload.unpack(host, taken[0])
+        return [payload.unpack(host, item) for item in taken]
+
+    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, want: int) -> Flow[tuple[Stored, ...]]:
         key, session = self._key, host.session
         answer = yield from drive.waiting(
             host,
@@ -305,8 +322,7 @@ class Queue(Handle):
         )
         if answer is LATE:
             raise self._late(timeout_s)
-        items = [payload.unpack(host, item) for item in answer]
-        return items if batch else items[0]
+        return answer  # type: ignore[no-any-return]
 
     def qsize(self) -> int:
         """How many items there are."""
@@ -348,9 +364,10 @@ class Sub(Handle):
 
     def get(self, timeout: Timeout = None) -> Any:
         """The next message; waits for one. Raises TimedOut."""
-        host = self._host
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
         if not self._fetched:
-            drive.run(host, self._fetch_flow(host, deadline.seconds(timeout)))
+            drive.run(host, self._fetch_flow(host, timeout_s))
         message = self._fetched.popleft()
         return payload.unpack(host, message)
 
