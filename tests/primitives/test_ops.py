@@ -9,7 +9,7 @@ import pytest
 from guildhall.errors import NotHeld
 from guildhall.primitives import event, lock, queue, sessions, topic, values, variable, waiters
 from guildhall.primitives.op import BUSY, PARKED
-from guildhall.primitives.values import FINISHED, Object, Stored
+from guildhall.primitives.values import FINISHED, Stored
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
@@ -126,7 +126,7 @@ def test_a_dead_batch_getter_lets_the_next_one_be_served(store: MemoryStore, run
 
 def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
-    store.transact(values.make, 1, oid, Object(FINISHED, 1, b"data"))
+    store.transact(values.make, oid, FINISHED, b"data")
     store.transact(queue.put, N, 1, Stored(b"full"), None)
     assert store.transact(queue.put, N, 1, Stored(b"ref", (oid,)), W2) is PARKED
     store.transact(values.release_for, 1, (oid,))
@@ -163,7 +163,7 @@ def test_every_subscriber_gets_every_message_and_none_is_kept_after(store: Memor
 
 def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
-    store.transact(values.make, 1, oid, Object(FINISHED, 1, b"data"))
+    store.transact(values.make, oid, FINISHED, b"data")
     store.transact(variable.put, N, Stored(b"ref", (oid,)))
     store.transact(sessions.bury, 1)
     assert store.read(values.look, oid) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -22,16 +23,27 @@ from .hall import host_of
 _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: "cancelled"}
 
 
+READ_AHEAD = 256
+
+
 class Future:
     """The result of a task, there or to come. Pickles: in a task, a variable or a queue it stands for the same result.
 
     The result lives as long as a future of it does. Futures compare by identity.
     """
 
-    def __init__(self, host: EmbeddedHost, oid: bytes, key: str) -> None:
+    __slots__ = ("__weakref__", "_host", "_key", "_name", "_oid")
+
+    def __init__(self, host: EmbeddedHost, oid: bytes, key: str | None, name: str = "") -> None:
         self._host = host
         self._oid = oid
-        self.key = key
+        self._key = key
+        self._name = name
+
+    @property
+    def key(self) -> str:
+        """The task's name: what was given, or the function's name and a number."""
+        return self._key or f"{self._name}-{self._oid.hex()}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if payload.context.uses is not None:
@@ -39,7 +51,7 @@ class Future:
         return _restore, (self._oid, self.key)
 
     def __del__(self) -> None:
-        self._host.defer(values.release_for, self._host.session, (self._oid,))
+        self._host.drop(self._oid)
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
@@ -100,6 +112,8 @@ class Future:
             finally:
                 del error
         assert found is not None
+        if not found.uses and not found.blob:
+            return pickle.loads(found.data)
         return payload.decode(self._host, found.data)
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
@@ -144,6 +158,18 @@ class Future:
             return self._open(found)
 
         return wait().__await__()
+
+
+def results(futures: list[Future]) -> list[Any]:
+    """The results in order, read many at a time. Raises what the first failed one raised."""
+    found: list[Any] = []
+    while len(found) < len(futures):
+        ahead = futures[len(found) : len(found) + READ_AHEAD]
+        ended = ahead[0]._host.read(values.settled_run, [future._oid for future in ahead])
+        found.extend(future._open(end) for future, end in zip(ahead, ended))
+        if not ended:
+            ahead[0]._ended(None)
+    return found
 
 
 def _last_exit(host: EmbeddedHost) -> str:

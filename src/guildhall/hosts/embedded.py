@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 ROOM_BYTES = 32 << 20
 """Shared memory with less room than this is passed over for the temporary directory."""
+MAX_DEFERRED = 256
+"""What was deferred is run in portions, so that nobody waits long for the store."""
 LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
@@ -53,6 +55,7 @@ class EmbeddedHost:
         self._estates = tuple(estates)
         self.opens = 1
         self._deferred: deque[tuple[Any, ...]] = deque()
+        self._dropped: deque[bytes] = deque()
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
@@ -96,20 +99,30 @@ class EmbeddedHost:
         """Run an op, and what was deferred before it."""
         if not self._mark[0]:
             self.rejoin()
-        if self._deferred:
+        if self._deferred or self._dropped:
             self.flush()
         return self._transact(op, *args)
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
-        """Run the op some time soon. The only thing a finalizer may call."""
+        """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
+
+    def drop(self, oid: bytes) -> None:
+        """A reference of this session to the object is gone."""
+        self._dropped.append(oid)
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction."""
         batch: list[tuple[Any, ...]] = []
         with suppress(IndexError):
-            while len(batch) < 1000:
+            while len(batch) < MAX_DEFERRED:
                 batch.append(self._deferred.popleft())
+        dropped: list[bytes] = []
+        with suppress(IndexError):
+            while len(dropped) < MAX_DEFERRED:
+                dropped.append(self._dropped.popleft())
+        if dropped:
+            batch.append((sessions.release_for, self._session, dropped))
         if batch:
             self.store.transact(_run_all, batch)
 
@@ -121,6 +134,7 @@ class EmbeddedHost:
         self._ringer.close()
         self._members.close()
         self._deferred.clear()
+        self._dropped.clear()
         self._join()
 
     # -- waiting ------------------------------------------------------------------------------------------------------
@@ -152,7 +166,7 @@ class EmbeddedHost:
     def sleep(self, bell: Bell, timeout_s: float | None) -> None:
         """Sleep until rung, somebody died, or it is time to look again."""
         self.follow()
-        if self._deferred:
+        if self._deferred or self._dropped:
             self.flush()
         limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
         began = time.monotonic()

@@ -61,10 +61,10 @@ def put(txn: Txn, name: bytes, maxsize: int, value: Stored, waiter: Waiter | Non
     if _is_full(txn, name, queue):
         if waiter is None:
             return BUSY
-        _hold_all(txn, value.uses)
+        values.hold(txn, value.uses)
         txn.put(QUEUES + name, QUEUE.pack(Queue(queue.maxsize, queue.first, queue.end, True)))
         return waiters.park(txn, PUTTERS + name, waiter, STORED.pack(value))
-    _hold_all(txn, value.uses)
+    values.hold(txn, value.uses)
     _settle(txn, name, _append(txn, name, queue, value))
     return True
 
@@ -73,7 +73,7 @@ def put_many(txn: Txn, name: bytes, items: Iterable[Stored]) -> None:
     """Append items, whatever the bound."""
     queue = look(txn, name)
     for value in items:
-        _hold_all(txn, value.uses)
+        values.hold(txn, value.uses)
         queue = _append(txn, name, queue, value)
     _settle(txn, name, queue)
 
@@ -147,11 +147,6 @@ def _hand_over(txn: Txn, session: int, items: tuple[Stored, ...]) -> None:
         if item.uses:
             values.hold_for(txn, session, item.uses)
             values.release(txn, item.uses)
-
-
-def _hold_all(txn: Txn, uses: tuple[bytes, ...]) -> None:
-    for use in uses:
-        values.hold(txn, use)
 
 
 def _is_full(txn: Txn, name: bytes, queue: Queue) -> bool:

@@ -13,6 +13,7 @@ from ..store.records import Form, Record
 from ..store.transaction import Txn
 from . import lock, queue, topic, values, waiters
 from .values import object_id as object_id
+from .values import release_for as release_for
 
 SESSIONS = b"\x02"
 NEXT_SESSION = b"\x01s"

@@ -63,8 +63,8 @@ def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
         return 0
     end = topic.end
     for message in messages:
-        for use in message.uses:
-            values.hold(txn, use)
+        if message.uses:
+            values.hold(txn, message.uses)
         txn.put(MESSAGES + name + pack_int(end), STORED.pack(message))
         end += 1
     txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, end, topic.subscribers)))

@@ -46,16 +46,20 @@ def _pack_one(element: Any) -> bytes:
     raise WrongType(f"a name of type {type(element).__name__}: expected text, bytes, a number or a tuple of these")
 
 
+_HEADS = [bytes((0x14 + size,)) for size in range(9)]
+
+
 def pack_int(number: int) -> bytes:
     """One integer, of at most 255 bytes."""
     if number == 0:
         return b"\x14"
     size = (number.bit_length() + 7) >> 3
+    if number > 0 and size <= 8:
+        return _HEADS[size] + number.to_bytes(size, "big")
     if size > 255:
         raise Misuse(f"an integer of {size} bytes as a name: at most 255")
     if number > 0:
-        head = bytes((0x14 + size,)) if size <= 8 else bytes((0x1D, size))
-        return head + number.to_bytes(size, "big")
+        return bytes((0x1D, size)) + number.to_bytes(size, "big")
     head = bytes((0x14 - size,)) if size <= 8 else bytes((0x0B, 255 - size))
     return head + (number + (1 << 8 * size) - 1).to_bytes(size, "big")
 

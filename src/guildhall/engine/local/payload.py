@@ -16,7 +16,7 @@ import cloudpickle
 from ...errors import GuildhallError, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
-from ...primitives.values import FINISHED, Object, Stored
+from ...primitives.values import FINISHED, Stored
 from . import blobs
 
 INLINE_BYTES = 64 << 10
@@ -77,7 +77,7 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[byte
     if not blob:
         return Stored(data, uses), ()
     oid = host.new_object()
-    host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+    host.transact(values.make, oid, FINISHED, data, uses, blob)
     return Stored(REFERENCE + oid, (oid,)), (oid,)
 
 

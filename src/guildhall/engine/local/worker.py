@@ -48,6 +48,12 @@ def _function(pickled: bytes) -> Callable[..., Any]:
     return function
 
 
+@lru_cache(maxsize=256)
+def _placed_function(host: EmbeddedHost, reference: bytes) -> Callable[..., Any]:
+    function: Callable[..., Any] = payload.decode(host, reference)
+    return function
+
+
 class Run:
     """One claim being worked off: the tasks not begun, and the ends not yet told."""
 
@@ -118,7 +124,7 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
 
 def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
     code = recipe.function
-    function = _function(code) if code[:1] == b"\x80" else payload.decode(host, code)
+    function = _function(code) if code[:1] == b"\x80" else _placed_function(host, code)
     result = function(*args, **kwargs)
     if inspect.iscoroutine(result):
         import asyncio
@@ -128,7 +134,7 @@ def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
 
 
 def _arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
-    return payload.decode(host, recipe.args)  # type: ignore[no-any-return]
+    return pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
 
 
 class Worker:
