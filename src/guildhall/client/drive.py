@@ -110,9 +110,10 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
 
 def _look(host: EmbeddedHost, waiter: Waiter, left_s: float | None) -> None:
     """Until granted, for a moment."""
+    host.flush()
     until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
     while host.read(waiters.is_parked, waiter) and deadline.now() < until:
-        pass
+        os.sched_yield()
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:

@@ -33,6 +33,8 @@ ROOM_BYTES = 32 << 20
 """Shared memory with less room than this is passed over for the temporary directory."""
 MAX_DEFERRED = 256
 """What was deferred is run in portions, so that nobody waits long for the store."""
+MAX_DROPPED = 64
+"""References that were let go are told when there are more than this, before a wait, and before a blob is written."""
 LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
@@ -99,7 +101,7 @@ class EmbeddedHost:
         """Run an op, and what was deferred before it."""
         if not self._mark[0]:
             self.rejoin()
-        if self._deferred or self._dropped:
+        if self._deferred or len(self._dropped) > MAX_DROPPED:
             self.flush()
         return self._transact(op, *args)
 

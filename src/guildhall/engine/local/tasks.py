@@ -20,6 +20,8 @@ READY = b"\x40"
 CLAIMS = b"\x41"
 DEPENDENTS = b"\x42"
 IDLE = b"\x43"
+LOOKING = b"\x44"
+"""Places of workers without a task: asleep, and still awake. Those who are awake are served first: they need no ring."""
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
@@ -78,7 +80,8 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -
         if not recipe.missing:
             txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
             ready += 1
-    values.hold(txn, used)
+    if used:
+        values.hold(txn, used)
     _wake_idle(txn, ready)
 
 
@@ -99,14 +102,14 @@ def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | N
 
 
 def _wake_idle(txn: Txn, count: int) -> None:
-    while count and waiters.unpark(txn, IDLE) is not None:
+    while count and (waiters.unpark(txn, LOOKING) or waiters.unpark(txn, IDLE)):
         count -= 1
 
 
 def claim(
     txn: Txn, session: int, limit: int, waiter: Waiter | None
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
-    """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked.
+    """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
     Returns the claim's key and the tasks.
     """
@@ -130,10 +133,18 @@ def claim(
             if len(taken) >= limit:
                 break
     if not taken:
-        return BUSY if waiter is None else waiters.park(txn, IDLE, waiter)
+        return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
     txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
     return key, taken
+
+
+def doze(txn: Txn, waiter: Waiter, bell: int) -> bool:
+    """A worker that looked for long enough falls asleep. False if there is something to do."""
+    if not waiters.withdraw(txn, waiter) or txn.first(READY) is not None:
+        return False
+    waiters.park(txn, IDLE, waiter._replace(bell=bell))
+    return True
 
 
 def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
@@ -221,7 +232,8 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 values.rewrite(txn, oid, found, RECIPE.pack(recipe))
             else:
                 _put_back(txn, oid, found, recipe)
-    values.release(txn, spent)
+    if spent:
+        values.release(txn, spent)
 
 
 def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
