@@ -1,8 +1,8 @@
 """The one loop under everything that blocks: ask; parked? look for a moment; sleep until rung; look again.
 
 Written once, as a flow that yields when there is nothing to do but wait, and run by a synchronous and an asynchronous
-driver. If the wait is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or what
-was granted is taken (timeout) or given back (the others).
+driver. If the wait is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or
+what was granted is taken (timeout) or given back (the others).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def waiting(
             if not isinstance(answer, Answer):
                 return answer
             yield Pause(bell, deadline.left(until), waiter)
-            parked = host.read(waiters.is_parked, waiter) and host.transact(waiters.arm, waiter, bell.number)
+            parked = not host.read(waiters.is_granted, waiter) and host.transact(waiters.arm, waiter, bell.number)
             while parked:
                 left_s = deadline.left(until)
                 if left_s == 0:
@@ -71,7 +71,7 @@ def waiting(
                         return LATE
                     break
                 yield Pause(bell, left_s)
-                parked = host.read(waiters.is_parked, waiter)
+                parked = not host.read(waiters.is_granted, waiter)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -93,7 +93,8 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
                 return end.value  # type: ignore[no-any-return]
             try:
                 if looking is not None:
-                    _look(host, looking, left_s)
+                    host.flush()
+                    look(host, left_s, waiters.is_granted, looking)
                 elif go_on is None and host.give_way is not None:
                     if bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
                         host.bury_dead()
@@ -108,11 +109,10 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
             go_on()
 
 
-def _look(host: EmbeddedHost, waiter: Waiter, left_s: float | None) -> None:
-    """Until granted, for a moment."""
-    host.flush()
+def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *args: Any) -> None:
+    """Until the op says yes, for a moment. Whoever else can run on this core goes first."""
     until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
-    while host.read(waiters.is_parked, waiter) and deadline.now() < until:
+    while not host.read(op, *args) and deadline.now() < until:
         os.sched_yield()
 
 

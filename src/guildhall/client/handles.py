@@ -19,7 +19,7 @@ from ..engine.local import payload
 from ..errors import Misuse, TimedOut, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import event, lock, queue, topic, values, variable, waiters
-from ..primitives.op import BUSY, Answer
+from ..primitives.op import BUSY
 from ..primitives.values import STORED, Stored
 from ..store.transaction import Waiter
 from . import drive
@@ -367,6 +367,10 @@ class Sub(Handle):
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         host = self._given or host_of(None)
         if not self._fetched:
+            if (
+                timeout_s != 0
+            ):  # Nobody is ahead of us here: looking before standing in line is fair, and costs no commit.
+                drive.look(host, timeout_s, topic.has_news, self._key, self._id)
             drive.run(host, self._fetch_flow(host, timeout_s))
         message = self._fetched.popleft()
         return payload.unpack(host, message)

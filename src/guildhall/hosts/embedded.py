@@ -151,6 +151,10 @@ class EmbeddedHost:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
         return Waiter(self._session, next(self._numbers), 0), bell
 
+    def waiter_for(self, bell: Bell) -> Waiter:
+        """One more wait that the bell wakes."""
+        return Waiter(self._session, next(self._numbers), bell.number)
+
     def done(self, bell: Bell) -> None:
         with self._gate:
             self._bells.append(bell)

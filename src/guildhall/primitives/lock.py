@@ -4,7 +4,7 @@ Invariant: a lock without a record has nobody in line, so whoever finds it free 
 whose record does not say `is_wanted` has nobody in line either, so its release need not look.
 A holder is one handle of one session; `grant` is the number of the wait that got it, 0 if it never waited.
 
-What a session holds is found by looking at every lock held in the hall: a death is rare, an index would cost every cycle.
+What a session holds is found by looking at all locks held in the hall: a death is rare, an index would cost each cycle.
 """
 
 from __future__ import annotations

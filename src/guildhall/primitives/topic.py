@@ -100,6 +100,12 @@ def fetch(
     return messages
 
 
+def has_news(txn: Txn, name: bytes, subscriber: bytes) -> bool:
+    """Whether there is a message behind the subscriber's cursor."""
+    cursor = txn.get(CURSORS + name + subscriber)
+    return cursor is None or txn.get(MESSAGES + name + cursor) is not None
+
+
 def _before(cursor: bytes) -> bytes:
     return pack_int(int.from_bytes(cursor[1:], "big") - 1)
 

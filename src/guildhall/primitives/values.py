@@ -28,7 +28,7 @@ PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
 
 class Object(Record, tag=1, frozen=True):
-    """One object. `uses` are the objects it holds itself; `is_watched`: its end matters to somebody who must be told."""
+    """One object. `uses` are the objects it holds itself; `is_watched`: somebody must be told of its end."""
 
     state: int
     holds: int
@@ -82,7 +82,9 @@ def look(txn: Txn, oid: bytes) -> Object | None:
 
 
 def _counted(oids: Sequence[bytes]) -> Iterable[tuple[bytes, int]]:
-    return ((oids[0], 1),) if len(oids) == 1 else Counter(oids).items()
+    if len(oids) < 2:
+        return ((oid, 1) for oid in oids)
+    return Counter(oids).items()
 
 
 def hold(txn: Txn, oids: Sequence[bytes]) -> None:
@@ -120,11 +122,12 @@ def pack_count(count: int) -> bytes:
 def release_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
     """The session gives one hold on each back."""
     mine = pack_id(session)
+    spent: list[tuple[bytes, int]] = []
     for oid in oids:
         if oid.startswith(mine):
             found = look(txn, oid)
             if found is not None and found.owned:
-                _let_go(txn, oid, found, int(found.owned == 1), found.owned - 1)
+                _let_go(txn, oid, found, int(found.owned == 1), found.owned - 1, spent)
             continue
         key = _hold_key(session, oid)
         data = txn.get(key)
@@ -135,37 +138,35 @@ def release_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
             txn.put(key, pack_count(count))
         else:
             txn.delete(key)
-            release(txn, (oid,))
+            spent.append((oid, 1))
+    _release(txn, spent)
 
 
 def release(txn: Txn, oids: Sequence[bytes]) -> None:
     """One hold less on each; what nobody holds any more goes, and releases what it uses."""
-    for oid, count in _counted(oids):
+    _release(txn, list(_counted(oids)))
+
+
+def _release(txn: Txn, spent: list[tuple[bytes, int]]) -> None:
+    while spent:
+        oid, count = spent.pop()
         found = look(txn, oid)
         if found is not None:
-            _let_go(txn, oid, found, count, found.owned)
+            _let_go(txn, oid, found, count, found.owned, spent)
 
 
-def _let_go(txn: Txn, oid: bytes, found: Object, count: int, owned: int) -> None:
+def _let_go(txn: Txn, oid: bytes, found: Object, count: int, owned: int, spent: list[tuple[bytes, int]]) -> None:
+    """So many holds less on the object, whose maker has `owned` left. If it goes, what it used is added to `spent`."""
     if found.holds > count:
         _put(txn, oid, found, found.holds - count, owned)
         return
-    todo = [(oid, found)]
-    while todo:
-        oid, found = todo.pop()
-        txn.delete(OBJECTS + oid)
-        if found.is_watched:
-            waiters.unpark_all(txn, OBJECTS + oid)
-        if found.blob:
-            txn.unlink(found.blob)
-        for use, times in _counted(found.uses):
-            used = look(txn, use)
-            if used is None:
-                continue
-            if used.holds > times:
-                _put(txn, use, used, used.holds - times, used.owned)
-            else:
-                todo.append((use, used))
+    txn.delete(OBJECTS + oid)
+    if found.is_watched:
+        waiters.unpark_all(txn, OBJECTS + oid)
+    if found.blob:
+        txn.unlink(found.blob)
+    if found.uses:
+        spent += _counted(found.uses)
 
 
 def settle(
@@ -205,6 +206,17 @@ def wait_settled(txn: Txn, oid: bytes, waiter: Waiter | None) -> NotNow | Object
     return waiters.park(txn, OBJECTS + oid, waiter)
 
 
+def watch_all(txn: Txn, oids: Sequence[bytes], watchers: Sequence[Waiter]) -> None:
+    """Park a waiter at each object that is pending."""
+    for oid, waiter in zip(oids, watchers, strict=True):
+        wait_settled(txn, oid, waiter)
+
+
+def which_settled(txn: Txn, oids: Sequence[bytes]) -> list[int]:
+    """The places of those that have ended or are gone."""
+    return [place for place, oid in enumerate(oids) if settled(txn, oid) is not BUSY]
+
+
 def settled(txn: Txn, oid: bytes) -> Object | NotNow | None:
     """As `wait_settled`, for a read."""
     found = look(txn, oid)
@@ -238,4 +250,6 @@ def bury(txn: Txn, session: int) -> None:
         oid = key[len(OBJECTS) :]
         found = look(txn, oid)
         if found is not None and found.owned:
-            _let_go(txn, oid, found, 1, 0)
+            spent: list[tuple[bytes, int]] = []
+            _let_go(txn, oid, found, 1, 0, spent)
+            _release(txn, spent)

@@ -4,12 +4,13 @@ A place is a key that processes wait at. Two records stand for one wait: in line
 session's death finds it. Invariant: both are there, or neither, or (granted with something to collect) only the
 session's, holding the grant. So a waiter whose record is gone has been granted.
 
-A waiter may stand in line without a bell while it is still awake and looks by itself: then it costs nobody a ring. Before
-it falls asleep it hangs one (`arm`), in a transaction that also says whether it was granted in the meantime.
+A waiter may stand in line without a bell while it is still awake and looks by itself: then it costs nobody a ring.
+Before it falls asleep it hangs one (`arm`), in a transaction that also says whether it was granted in the meantime.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..store.keys import pack_id, pack_int
@@ -100,10 +101,10 @@ def unpark_all(txn: Txn, place: bytes) -> None:
         pass
 
 
-def is_parked(txn: Txn, waiter: Waiter) -> bool:
-    """Whether the waiter has neither been granted nor withdrawn."""
+def is_granted(txn: Txn, waiter: Waiter) -> bool:
+    """Whether the waiter, once parked, has been granted (or has withdrawn)."""
     data = txn.get(_wait_key(waiter.session, waiter.number))
-    return data is not None and _WAIT.unpack(data).granted is None
+    return data is None or _WAIT.unpack(data).granted is not None
 
 
 def collect(txn: Txn, waiter: Waiter) -> bytes | None:
@@ -130,6 +131,12 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
     txn.delete(LINES + wait.place + wait.ticket)
     txn.delete(key)
     return True
+
+
+def withdraw_all(txn: Txn, many: Iterable[Waiter]) -> None:
+    """Leave every line."""
+    for waiter in many:
+        withdraw(txn, waiter)
 
 
 class Left(NamedTuple):

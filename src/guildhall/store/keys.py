@@ -1,7 +1,7 @@
 """Tuples <-> bytes that sort as the tuples do.
 
 The encoding is that of FoundationDB's tuple layer: a type byte before each element, text and bytes ended by 00 with
-00 inside written as 00 FF, integers in as few bytes as they need. The first byte of a key says which region of the store it belongs to.
+00 inside written as 00 FF, integers in as few bytes as they need. The first byte of a key names its region.
 """
 
 from __future__ import annotations

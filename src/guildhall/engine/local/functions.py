@@ -1,8 +1,8 @@
 """Functions travel once: pickles of functions, kept on both sides.
 
-Pickling by value (a function of `__main__`, a lambda) takes longer than a task's way through the store, and captures the
-globals that the function uses at that moment. So a pickle is used again only while everything it captured is the very
-same, and of kinds that cannot change under us; a function that refers to anything else is pickled at each call.
+Pickling by value (a function of `__main__`, a lambda) takes longer than a task's way through the store, and captures
+the globals that the function uses at that moment. So a pickle is used again only while everything it captured is the
+very same, and of kinds that cannot change under us; a function that refers to anything else is pickled at each call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from . import payload
 
-_FIXED = (*payload.PLAIN, types.ModuleType, types.BuiltinFunctionType)
+_FIXED: tuple[type, ...] = (*payload.PLAIN, types.ModuleType, types.BuiltinFunctionType)
 _MAX_DEPTH = 4
 
 _kept: weakref.WeakKeyDictionary[Callable[..., Any], tuple[list[Any], bytes]] = weakref.WeakKeyDictionary()
@@ -25,9 +25,8 @@ def pickled(function: Callable[..., Any], name: str) -> tuple[bytes | None, tupl
 
     Raises Unpicklable.
     """
-    is_plain = type(function) is types.FunctionType
-    captured = list(_captured(function, 0)) if is_plain else []
-    can_keep = is_plain and not any(value is _MISSING for value in captured)
+    captured = list(_captured(function, 0)) if isinstance(function, types.FunctionType) else [_MISSING]
+    can_keep = not any(value is _MISSING for value in captured)
     if can_keep:
         known = _kept.get(function)
         if known is not None and _same(known[0], captured):

@@ -21,7 +21,7 @@ from . import blobs
 
 INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
-PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 class _Context(threading.local):

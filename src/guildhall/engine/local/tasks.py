@@ -21,7 +21,7 @@ CLAIMS = b"\x41"
 DEPENDENTS = b"\x42"
 IDLE = b"\x43"
 LOOKING = b"\x44"
-"""Places of workers without a task: asleep, and still awake. Those who are awake are served first: they need no ring."""
+"""Places of workers without a task: asleep, and still awake. The latter are served first: they need no ring."""
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""

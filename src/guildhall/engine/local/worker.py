@@ -32,8 +32,8 @@ BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
 LOOK_S = 0.0002
-"""How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client needs that was
-asleep itself, to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
+"""How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client that was
+asleep itself needs to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
 
 
 class Slot(threading.local):
@@ -147,7 +147,8 @@ def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
 
 
 def _arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
-    return pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
+    args, kwargs = pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
+    return args, kwargs
 
 
 class Worker:
@@ -169,7 +170,7 @@ class Worker:
                 return
             claimed = host.transact(tasks.claim, host.session, limit, None)
             if isinstance(claimed, Answer):
-                limit = 1
+                limit = max(1, limit // 2)
                 claimed = self._await_task(is_helper)
                 if claimed is None:
                     continue
@@ -191,11 +192,11 @@ class Worker:
             if not isinstance(claimed, Answer):
                 return claimed
             until = time.perf_counter() + LOOK_S
-            while host.read(waiters.is_parked, waiter) and time.perf_counter() < until:
+            while not host.read(waiters.is_granted, waiter) and time.perf_counter() < until:
                 os.sched_yield()
             if not host.transact(tasks.doze, waiter, bell.number):
                 return None
-            while host.read(waiters.is_parked, waiter):
+            while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
                 if is_helper and self._is_surplus():
                     host.transact(waiters.withdraw, waiter)
