@@ -54,6 +54,9 @@ class ForkServer:
         except OSError as error:
             ours.close()
             raise Broken(f"fork server: {sys.executable!r} cannot be started: {error}") from error
+        except BaseException:
+            ours.close()  # If it is running, it ends by this.
+            raise
         self.pid = self._process.pid
 
     def ask(self, verb: str, about: str = "") -> None:
@@ -64,7 +67,9 @@ class ForkServer:
         """What it has to tell: at least one message, none when it has ended. Raises TimeoutError."""
         self.line.socket.settimeout(timeout_s)
         messages = self.line.receive()
-        self.failure = next((about for verb, about in messages if verb == "failed"), self.failure)
+        for verb, about in messages:
+            if verb in ("failed", "refused"):
+                self.failure = about
         return messages
 
     def end(self) -> str:
@@ -161,11 +166,11 @@ class Pool:
                 raise Broken(f"{joined} of {self.n_workers} workers started: {why}")
 
     def _what_failed(self, is_serving: bool) -> str:
+        if self.server.failure:
+            return self.server.failure
         if self.exits:
             ends = ", ".join(f"worker {pid}: {how}" for pid, how in self.exits.items())
-            return f"{ends}, before it joined the hall; its standard error says why"
-        if self.server.failure:
-            return f"fork server {self.server.pid}: {self.server.failure}"
+            return f"{ends}, before all had joined the hall"
         if not is_serving:
             return f"fork server {self.server.pid}: {self.server.end()}; its standard error says why"
         return ""
@@ -184,13 +189,12 @@ class Pool:
             if verb == "started":
                 self._place(WorkerProcess(int(about)))
             elif verb == "joined":
-                self._joined(self._find(about))
+                self._find(about).has_joined = True
+                self._rest_s = 0.0
             elif verb == "ended":
                 pid, _, status = about.partition(" ")
-                process = self._find(pid)
-                assert process is not None, f"worker {pid} ended and was never started"
-                self._replace(process, describe_exit(os.waitstatus_to_exitcode(int(status))))
-            else:
+                self._replace(self._find(pid), describe_exit(os.waitstatus_to_exitcode(int(status))))
+            elif verb == "refused":
                 self._ask_again()
         return bool(messages)
 
@@ -202,15 +206,8 @@ class Pool:
                 return
         self.processes.append(process)
 
-    def _find(self, pid: str) -> WorkerProcess | None:
-        living = (process for process in self.processes if not process.has_ended)
-        return next((process for process in living if process.pid == int(pid)), None)
-
-    def _joined(self, process: WorkerProcess | None) -> None:
-        """It is in the hall; None when its end was told first."""
-        if process is not None:
-            process.has_joined = True
-        self._rest_s = 0.0
+    def _find(self, pid: str) -> WorkerProcess:
+        return next(process for process in self.processes if process.pid == int(pid) and not process.has_ended)
 
     def _replace(self, process: WorkerProcess, how: str) -> None:
         process.forget()
@@ -239,8 +236,8 @@ class Pool:
 
     def _renew(self) -> None:
         """The fork server has ended: see that its workers have, too, and start another one."""
-        how = f"its fork server {self.server.pid} ended ({self.server.end()})"
-        self.server.line.close()
+        ended = self.server
+        how = f"its fork server {ended.pid} ended ({ended.end()})"
         for process in self.processes:
             if not process.has_ended:
                 process.kill()
@@ -248,8 +245,10 @@ class Pool:
         self._rest()
         with self._gate:  # Not while `close` looks at which server to end.
             if not self._closing.is_set():
-                self.server = ForkServer()
-                self._enlist()
+                with suppress(Broken):  # No process to be had: the old one's end is heard again, and we come back.
+                    self.server = ForkServer()
+                    ended.line.close()
+                    self._enlist()
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +271,8 @@ class Pool:
 def describe_exit(status: int) -> str:
     """How a process ended, in words."""
     if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
+        known = {one.value: one.name for one in signal.Signals}
+        return f"killed by {known.get(-status, f'signal {-status}')}"
     return f"exit code {status}"
 
 

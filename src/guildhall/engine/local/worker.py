@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from io import TextIOWrapper
 from types import CoroutineType
 from typing import Any
 
@@ -212,8 +213,8 @@ def _any_ready(txn: Any) -> bool:
 
 def main(directory: str, joined: Callable[[], None]) -> None:
     """Join the hall, say so, and work there for ever."""
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # A worker is killed in the end.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # A worker is killed in the end: nothing else empties the buffer.
     host = open_hall(directory, role="worker", estates=(tasks.bury,))
     current.task_host.append(host)
     worker = Worker(host)
