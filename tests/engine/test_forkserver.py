@@ -41,7 +41,10 @@ def is_running(pid: int) -> bool:
 
 
 def pids(client: Client) -> list[int]:
-    return [process.pid for process in client.cluster.pool.processes]
+    """The workers', once all are at work."""
+    pool = client.cluster.pool
+    assert soon(lambda: all(process.has_joined and not process.has_ended for process in pool.processes))
+    return [process.pid for process in pool.processes]
 
 
 class Script:
@@ -256,7 +259,7 @@ def test_spilled_blobs_go_with_a_killed_client(script: Callable[..., Script], tm
 def test_a_killed_worker_is_replaced_and_its_exit_described(client: Client) -> None:
     dead, other = pids(client)
     os.kill(dead, signal.SIGKILL)
-    assert soon(lambda: dead not in pids(client) and client.cluster.pool.processes[0].has_joined)
+    assert soon(lambda: dead not in pids(client))
     assert client.cluster.pool.exits[dead] == "killed by SIGKILL"
     assert pids(client)[1] == other
     assert set(client.gather(client.map(lambda _: (time.sleep(0.05), os.getpid())[1], range(8)))) == set(pids(client))
