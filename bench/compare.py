@@ -117,6 +117,38 @@ def started(module: str, options: str) -> float:
     return float(ran.stdout.split()[-1])
 
 
+IDLE_S = 5.0
+
+
+def idle() -> tuple[float, float]:
+    """Of an idle cluster of two workers, client included: percent of one core, and MiB resident of the larger worker."""
+    code = (
+        "import time, psutil\nfrom guildhall import Client\n"
+        "c = Client(n_workers=2)\n"
+        "c.gather([c.submit(abs, i) for i in range(4)])\n"
+        "time.sleep(1)\n"
+        "all = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
+        "cpu = lambda: sum(sum(p.cpu_times()[:2]) for p in all)\n"
+        f"before = cpu(); time.sleep({IDLE_S})\n"
+        f"print((cpu() - before) / {IDLE_S} * 100, max(p.memory_info().rss for p in all[1:]) / 2**20); c.close()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    percent, resident = map(float, ran.stdout.split())
+    return percent, resident
+
+
+def read_anonymous(array: Any) -> float:
+    """MiB of its own memory that a worker needs to read the whole array."""
+
+    def own() -> int:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+    before = own()
+    float(array.max())
+    return (own() - before) / 1024
+
+
 def imported(module: str) -> float:
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -167,6 +199,8 @@ def main() -> None:
 
     array = np.random.default_rng(0).random(100 * 2**20 // 8)
     compare("scatter of 100 MB", "array.copy()", 1 / 1.3, lambda: ours.scatter(array), array.copy, 9, 9)
+    copied = ours.submit(read_anonymous, ours.scatter(array)).result()
+    row("reading it in a worker, memory of its own", f"{copied:.2f} MiB", "asked: none", 1 / max(copied, 1e-9), 1)
     ours.close()
     dask.close()
     pool.shutdown()
@@ -175,6 +209,9 @@ def main() -> None:
     starts = [(started("guildhall", ""), started("distributed", ", dashboard_address=None")) for _ in range(ROUNDS)]
     mine, other = (statistics.median(side) for side in zip(*starts))
     row("Client() and a task on each worker", f"{mine * 1e3:.0f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 8)
+    percent, resident = idle()
+    row("idle cluster of two, share of a core", f"{percent:.2f} %", "asked: 0.5 %", 0.5 / max(percent, 1e-9), 1)
+    row("a worker before user imports, resident", f"{resident:.1f} MiB", "asked: 35 MiB", 35 / resident, 1)
     imports = [(imported("guildhall"), imported("distributed")) for _ in range(ROUNDS)]
     mine, other = (statistics.median(side) for side in zip(*imports))
     row("import", f"{mine * 1e3:.1f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 15)

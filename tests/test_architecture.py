@@ -242,7 +242,7 @@ def test_checker_is_content_with_empty_modules(tree: Path) -> None:
     ("path", "text"),
     [
         ("store/keys", "from ..errors import Misuse"),
-        ("primitives/lock", "from ..store.keys import Space"),
+        ("primitives/lock", "from ..store.keys import pack_int"),
         ("primitives/sessions", "from . import lock"),
         ("engine/local/tasks", "from ...primitives import lock"),
         ("hosts/embedded", "from ..primitives.sessions import bury"),

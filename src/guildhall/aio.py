@@ -8,6 +8,7 @@ from . import deadline
 from .client import drive, handles
 from .deadline import Timeout
 from .engine.local import payload
+from .primitives import values
 
 __all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
 
@@ -63,12 +64,20 @@ class Queue(handles.Queue):
     """As `guildhall.Queue`."""
 
     async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
         host = self._host
-        await drive.arun(host, self._put_flow(host, value, deadline.seconds(timeout)))
+        stored, spent = self._store(host, value)
+        try:
+            await drive.arun(host, self._put_flow(host, stored, timeout_s))
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
     async def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
         host = self._host
-        return await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), batch))
+        want = self._want(batch) if batch is not False else 1
+        taken = await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), want))
+        return self._opened(host, taken, batch)
 
 
 class Pub(handles.Pub):
@@ -86,7 +95,7 @@ class Sub(handles.Sub):
         if not self._fetched:
             await drive.arun(host, self._fetch_flow(host, deadline.seconds(timeout)))
         message = self._fetched.popleft()
-        return payload.decode(host, message.data, message.uses)
+        return payload.unpack(host, message)
 
     def __aiter__(self) -> Self:
         return self

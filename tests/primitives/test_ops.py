@@ -8,15 +8,14 @@ import pytest
 
 from guildhall.errors import NotHeld
 from guildhall.primitives import event, lock, queue, sessions, topic, values, variable, waiters
-from guildhall.primitives.lock import Holder
 from guildhall.primitives.op import BUSY, PARKED
-from guildhall.primitives.values import FINISHED, Object, Stored
+from guildhall.primitives.values import FINISHED, Stored
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
 
 N = pack_name("test", "n")
-ONE, TWO, THREE = Holder(1, 1), Holder(2, 1), Holder(3, 1)
+ONE, TWO, THREE = (1, 1), (2, 1), (3, 1)
 W2, W3 = Waiter(2, 1, 1), Waiter(3, 1, 1)
 
 
@@ -38,34 +37,34 @@ def items(*texts: str) -> list[Stored]:
 
 
 def test_lock_goes_to_the_longest_waiter(store: MemoryStore, rung: list[Waiter]) -> None:
-    store.transact(lock.acquire, N, ONE, None)
-    assert store.transact(lock.acquire, N, TWO, None) is BUSY
-    assert store.transact(lock.acquire, N, TWO, W2) is PARKED
-    assert store.transact(lock.acquire, N, THREE, W3) is PARKED
-    store.transact(lock.release, N, ONE)
+    store.transact(lock.acquire, N, *ONE, None)
+    assert store.transact(lock.acquire, N, *TWO, None) is BUSY
+    assert store.transact(lock.acquire, N, *TWO, W2) is PARKED
+    assert store.transact(lock.acquire, N, *THREE, W3) is PARKED
+    store.transact(lock.release, N, *ONE)
     assert rung == [W2]
     held: Any = store.read(lock.look, N)
     assert (held.session, held.grant) == (2, 1)
 
 
 def test_tokens_grow(store: MemoryStore) -> None:
-    first: Any = store.transact(lock.acquire, N, ONE, None)
-    store.transact(lock.release, N, ONE)
-    second: Any = store.transact(lock.acquire, N, TWO, None)
+    first: Any = store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.release, N, *ONE)
+    second: Any = store.transact(lock.acquire, N, *TWO, None)
     assert second.token > first.token
 
 
 def test_only_the_holder_releases(store: MemoryStore) -> None:
     with pytest.raises(NotHeld, match="nobody holds it"):
-        store.transact(lock.release, N, ONE)
-    store.transact(lock.acquire, N, ONE, None)
+        store.transact(lock.release, N, *ONE)
+    store.transact(lock.acquire, N, *ONE, None)
     with pytest.raises(NotHeld, match="session 1"):
-        store.transact(lock.release, N, TWO)
+        store.transact(lock.release, N, *TWO)
 
 
 def test_waiter_inherits_lock_when_holder_dies(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, ONE, None)
-    store.transact(lock.acquire, N, TWO, W2)
+    store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.acquire, N, *TWO, W2)
     assert store.transact(sessions.bury, 1)
     held: Any = store.read(lock.look, N)
     assert held.session == 2
@@ -74,19 +73,19 @@ def test_waiter_inherits_lock_when_holder_dies(store: MemoryStore) -> None:
 
 
 def test_a_dead_waiter_is_passed_over(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, ONE, None)
-    store.transact(lock.acquire, N, TWO, W2)
-    store.transact(lock.acquire, N, THREE, W3)
+    store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.acquire, N, *TWO, W2)
+    store.transact(lock.acquire, N, *THREE, W3)
     store.transact(sessions.bury, 2)
-    store.transact(lock.release, N, ONE)
+    store.transact(lock.release, N, *ONE)
     held: Any = store.read(lock.look, N)
     assert held.session == 3
 
 
 def test_withdrawing_after_the_grant_gives_the_lock_on(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, ONE, None)
-    store.transact(lock.acquire, N, TWO, W2)
-    store.transact(lock.release, N, ONE)
+    store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.acquire, N, *TWO, W2)
+    store.transact(lock.release, N, *ONE)
     store.transact(lock.withdraw, N, W2)
     assert store.read(lock.look, N) is None
 
@@ -127,7 +126,7 @@ def test_a_dead_batch_getter_lets_the_next_one_be_served(store: MemoryStore, run
 
 def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
-    store.transact(values.make, 1, oid, Object(FINISHED, 1, b"data"))
+    store.transact(values.make, oid, FINISHED, b"data")
     store.transact(queue.put, N, 1, Stored(b"full"), None)
     assert store.transact(queue.put, N, 1, Stored(b"ref", (oid,)), W2) is PARKED
     store.transact(values.release_for, 1, (oid,))
@@ -147,7 +146,7 @@ def test_event_lets_everybody_go_even_if_cleared_at_once(store: MemoryStore) -> 
     assert store.transact(event.wait, N, W2) is PARKED
     store.transact(event.put, N)
     store.transact(event.clear, N)
-    assert not store.read(waiters.is_parked, W2)
+    assert store.read(waiters.is_granted, W2)
     assert store.transact(event.wait, N, None) is BUSY
 
 
@@ -164,7 +163,7 @@ def test_every_subscriber_gets_every_message_and_none_is_kept_after(store: Memor
 
 def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
-    store.transact(values.make, 1, oid, Object(FINISHED, 1, b"data"))
+    store.transact(values.make, oid, FINISHED, b"data")
     store.transact(variable.put, N, Stored(b"ref", (oid,)))
     store.transact(sessions.bury, 1)
     assert store.read(values.look, oid) is not None
@@ -173,8 +172,8 @@ def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -
 
 
 def test_nothing_is_left_when_all_are_buried(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, ONE, None)
-    store.transact(lock.acquire, N, TWO, W2)
+    store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.acquire, N, *TWO, W2)
     store.transact(topic.subscribe, N, b"s", 3)
     store.transact(topic.publish, N, items("m"))
     for number in (1, 2, 3):

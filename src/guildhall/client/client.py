@@ -11,16 +11,15 @@ from typing import Any, Self
 
 from ..engine.local import payload, tasks
 from ..engine.local.pool import ForkServer, Pool
-from ..engine.local.tasks import Recipe
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
-from ..primitives.values import FINISHED, Object
+from ..primitives.values import FINISHED
 from . import hall as halls
-from .futures import Future, substitute
+from . import submission
+from .futures import Future, results
 
-INLINE_FUNCTION_BYTES = 2048
 _clients: list[Client] = []
 
 
@@ -107,7 +106,7 @@ class Client:
 
         Raises Unpicklable (TypeError) for a function or argument that cannot travel.
         """
-        return _submit(self.host, function, [(args, kwargs)], retries, priority, key)[0]
+        return submission.submit(self.host, function, (args, kwargs), retries=retries, priority=priority, key=key)
 
     def map(
         self,
@@ -121,9 +120,8 @@ class Client:
         """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call."""
         if not iterables:
             raise WrongType("map: expected at least one iterable")
-        return _submit(
-            self.host, function, ((args, kwargs) for args in zip(*iterables, strict=False)), retries, priority, None
-        )
+        calls = ((args, kwargs) for args in zip(*iterables, strict=False))
+        return submission.submit_all(self.host, function, calls, retries=retries, priority=priority)
 
     def gather(self, futures: Any, errors: str = "raise") -> Any:
         """The results, in the shape given: a future, or lists, tuples, sets and dicts of them.
@@ -134,6 +132,8 @@ class Client:
             return futures.result()
         if isinstance(futures, dict):
             return {key: self.gather(item, errors) for key, item in futures.items() if not self._skips(item, errors)}
+        if type(futures) is list and errors == "raise" and set(map(type, futures)) == {Future}:
+            return results(futures)
         if isinstance(futures, list | tuple | set | frozenset):
             return type(futures)([self.gather(item, errors) for item in futures if not self._skips(item, errors)])
         if isinstance(futures, Iterator):
@@ -167,8 +167,8 @@ class Client:
         host = self.host
         data, uses, blob = payload.encode(host, value, "the value to scatter")
         oid = host.new_object()
-        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
-        return Future(host, oid, key or f"{type(value).__name__}-{oid.hex()}")
+        host.transact(values.make, oid, FINISHED, data, uses, blob)
+        return Future(host, oid, key, type(value).__name__)
 
     def cancel(self, futures: Any) -> None:
         """Cancel a future or several."""
@@ -234,44 +234,6 @@ def get_client() -> Client:
     if not _clients:
         raise NoHall("no client: make a Client() first, or call this in a task")
     return _clients[-1]
-
-
-def _submit(
-    host: EmbeddedHost,
-    function: Callable[..., Any],
-    calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
-    retries: int,
-    priority: int,
-    key: str | None,
-) -> list[Future]:
-    if not callable(function):
-        raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
-    name = getattr(function, "__name__", type(function).__name__)
-    code, buffers, uses = payload.pickled(function, f"function {name}")
-    spent: tuple[bytes, ...] = ()
-    if buffers or len(code) > INLINE_FUNCTION_BYTES:
-        oid = host.new_object()
-        data, inner, blob = payload.encode(host, function, f"function {name}")
-        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, inner, blob))
-        code, uses, spent = payload.REFERENCE + oid, (oid,), (oid,)
-    futures: list[Future] = []
-    batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
-    for call in calls:
-        deps: list[bytes] = []
-        stored, used = payload.store(host, substitute(call, deps), f"an argument of {name}")
-        spent += used
-        oid = host.new_object()
-        recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
-        batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
-        futures.append(Future(host, oid, key or f"{name}-{oid.hex()}"))
-        if len(batch) == 512:
-            host.transact(tasks.submit, host.session, batch)
-            batch = []
-    if batch:
-        host.transact(tasks.submit, host.session, batch)
-    if spent:
-        host.defer(values.release_for, host.session, spent)
-    return futures
 
 
 def _cores() -> int:

@@ -1,15 +1,16 @@
-"""The one loop under everything that blocks: ask; parked? sleep until rung; look again.
+"""The one loop under everything that blocks: ask; parked? look for a moment; sleep until rung; look again.
 
-Written once, as a flow that yields what to sleep on, and run by a synchronous and an asynchronous driver. If the wait
-is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or what was granted is
-taken (timeout) or given back (the others).
+Written once, as a flow that yields when there is nothing to do but wait, and run by a synchronous and an asynchronous
+driver. If the wait is left (timeout, Ctrl-C, cancellation), the flow withdraws: then either nothing was granted, or
+what was granted is taken (timeout) or given back (the others).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .. import deadline
 from ..hosts.doorbell import Bell
@@ -20,10 +21,20 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-SPINS = 8
+LOOK_S = 0.00005 if len(os.sched_getaffinity(0)) > 1 else 0.0
+"""How long a thread looks before it sleeps: as long as falling asleep and being woken takes, so that it costs at most
+twice what the better of the two would have (docs/decisions/0002-waiting.md)."""
 
-Sleep = tuple[Bell, float | None]
-Flow = Generator[Sleep, None, T]
+
+class Pause(NamedTuple):
+    """Nothing to do: look for the waiter's grant (if given) for a moment, or sleep until the bell rings."""
+
+    bell: Bell
+    left_s: float | None
+    looking: Waiter | None = None
+
+
+Flow = Generator[Pause, None, T]
 
 
 class Late:
@@ -41,11 +52,9 @@ def waiting(
     timeout_s: float | None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back."""
-    answer = ask(None)
-    if not isinstance(answer, Answer):
-        return answer
     if timeout_s == 0:
-        return LATE
+        answer = ask(None)
+        return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
     waiter, bell = host.waiter()
     try:
@@ -53,17 +62,16 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            spins = SPINS
-            while host.read(waiters.is_parked, waiter):
+            yield Pause(bell, deadline.left(until), waiter)
+            parked = not host.read(waiters.is_granted, waiter) and host.transact(waiters.arm, waiter, bell.number)
+            while parked:
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                if spins:
-                    spins -= 1
-                else:
-                    yield bell, left_s
+                yield Pause(bell, left_s)
+                parked = not host.read(waiters.is_granted, waiter)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -80,11 +88,14 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
     try:
         while True:
             try:
-                bell, left_s = next(flow)
+                bell, left_s, looking = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                if go_on is None and host.give_way is not None:
+                if looking is not None:
+                    host.flush()
+                    look(host, left_s, waiters.is_granted, looking)
+                elif go_on is None and host.give_way is not None:
                     if bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
                         host.bury_dead()
                     elif left_s is None or left_s > GIVE_WAY_S:
@@ -98,14 +109,23 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
             go_on()
 
 
+def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *args: Any) -> None:
+    """Until the op says yes, for a moment. Whoever else can run on this core goes first."""
+    until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
+    while not host.read(op, *args) and deadline.now() < until:
+        os.sched_yield()
+
+
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from an event loop."""
     loop = asyncio.get_running_loop()
     while True:
         try:
-            bell, left_s = next(flow)
+            bell, left_s, looking = next(flow)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        if looking is not None:
+            continue
         host.follow()
         rung = loop.create_future()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -15,11 +16,15 @@ from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
 from ..primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
+from ..store.transaction import Waiter
 from . import drive
 from .drive import LATE, Flow
 from .hall import host_of
 
 _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: "cancelled"}
+
+
+READ_AHEAD = 256
 
 
 class Future:
@@ -28,10 +33,18 @@ class Future:
     The result lives as long as a future of it does. Futures compare by identity.
     """
 
-    def __init__(self, host: EmbeddedHost, oid: bytes, key: str) -> None:
+    __slots__ = ("__weakref__", "_host", "_key", "_name", "_oid")
+
+    def __init__(self, host: EmbeddedHost, oid: bytes, key: str | None, name: str = "") -> None:
         self._host = host
         self._oid = oid
-        self.key = key
+        self._key = key
+        self._name = name
+
+    @property
+    def key(self) -> str:
+        """The task's name: what was given, or the function's name and a number."""
+        return self._key or f"{self._name}-{self._oid.hex()}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if payload.context.uses is not None:
@@ -39,7 +52,7 @@ class Future:
         return _restore, (self._oid, self.key)
 
     def __del__(self) -> None:
-        self._host.defer(values.release_for, self._host.session, (self._oid,))
+        self._host.drop(self._oid)
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
@@ -100,6 +113,8 @@ class Future:
             finally:
                 del error
         assert found is not None
+        if not found.uses and not found.blob:
+            return pickle.loads(found.data)
         return payload.decode(self._host, found.data)
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
@@ -144,6 +159,18 @@ class Future:
             return self._open(found)
 
         return wait().__await__()
+
+
+def results(futures: list[Future]) -> list[Any]:
+    """The results in order, read many at a time. Raises what the first failed one raised."""
+    found: list[Any] = []
+    while len(found) < len(futures):
+        ahead = futures[len(found) : len(found) + READ_AHEAD]
+        ended = ahead[0]._host.read(values.settled_run, [future._oid for future in ahead])
+        found.extend(future._open(end) for future, end in zip(ahead, ended))
+        if not ended:
+            ahead[0]._ended(None)
+    return found
 
 
 def _last_exit(host: EmbeddedHost) -> str:
@@ -222,39 +249,49 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
 def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
     """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
     until = deadline.after(deadline.seconds(timeout))
-    pending = list(futures)
-    while pending:
-        host = pending[0]._host
-        flow = _any_flow(host, pending, deadline.left(until))
-        for future in drive.run(host, flow):
-            pending.remove(future)
-            yield (future, future.result()) if with_results else future
-
-
-def _any_flow(host: EmbeddedHost, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
-    until = deadline.after(timeout_s)
-    wait_list: list[Any] = []
-    waiter, bell = host.waiter()
+    pending = dict.fromkeys(futures)
+    if not all(isinstance(future, Future) for future in pending):
+        raise WrongType("as_completed: expected futures")
+    if not pending:
+        return
+    host = next(iter(pending))._host
+    watch = _Watch(host)
     try:
-        ended = [f for f in futures if f.done()]
-        if ended:
-            return ended
-        for future in futures:
-            numbered = host.waiter()
-            host.done(numbered[1])
-            mine = numbered[0]._replace(bell=waiter.bell)
-            wait_list.append(mine)
-            if not isinstance(host.transact(values.wait_settled, future._oid, mine), Answer):
-                return [future]
+        while pending:
+            ended = drive.run(host, watch.flow(list(pending), deadline.left(until)))
+            for future in ended:
+                del pending[future]
+                yield (future, future.result()) if with_results else future
+    finally:
+        watch.close()
+
+
+class _Watch:
+    """Waits for any of several futures. Stands in line at each once, with one bell for all."""
+
+    def __init__(self, host: EmbeddedHost) -> None:
+        self._host = host
+        _, self._bell = host.waiter()
+        self._waiters: list[Waiter] = []
+
+    def flow(self, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
+        """Those that have ended, at least one."""
+        until = deadline.after(timeout_s)
+        host, oids = self._host, [future._oid for future in futures]
         while True:
-            ended = [f for f in futures if f.done()]
+            ended = host.read(values.which_settled, oids)
             if ended:
-                return ended
+                return [futures[place] for place in ended]
             left_s = deadline.left(until)
             if left_s == 0:
-                raise TimedOut(f"as_completed: {len(futures)} futures not done in time")
-            yield bell, left_s
-    finally:
-        for mine in wait_list:
-            host.transact(waiters.withdraw, mine)
-        host.done(bell)
+                raise TimedOut(f"as_completed: {len(futures)} futures not done within the time given")
+            if not self._waiters:
+                self._waiters = [host.waiter_for(self._bell) for _ in futures]
+                host.transact(values.watch_all, oids, self._waiters)
+            else:
+                yield drive.Pause(self._bell, left_s)
+
+    def close(self) -> None:
+        """Leave every line."""
+        self._host.transact(waiters.withdraw_all, self._waiters)
+        self._host.done(self._bell)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ..engine.local import payload
 from ..errors import Misuse, TimedOut, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import event, lock, queue, topic, values, variable, waiters
-from ..primitives.op import BUSY, Answer
+from ..primitives.op import BUSY
 from ..primitives.values import STORED, Stored
 from ..store.transaction import Waiter
 from . import drive
@@ -48,8 +49,12 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
 
-    def _store(self, value: Any) -> tuple[Stored, tuple[bytes, ...]]:
-        return payload.store(self._host, value, f"{self._kind} {self.name!r:.60}: the value")
+    def _store(self, host: EmbeddedHost, value: Any) -> tuple[Stored, tuple[bytes, ...]]:
+        if type(value) in payload.PLAIN:
+            data = pickle.dumps(value, 5)
+            if len(data) <= payload.INLINE_BYTES:
+                return Stored(data), ()
+        return payload.store(host, value, f"{self._kind} {self.name!r:.60}: the value")
 
     def _late(self, timeout_s: float | None) -> TimedOut:
         return TimedOut(f"{self._kind} {self.name!r:.60}: nothing came within {timeout_s:g} s")
@@ -65,9 +70,10 @@ class Variable(Handle):
 
     def set(self, value: Any, timeout: Timeout = None) -> None:
         """Set the value, any that pickles or a Future, whose result it keeps alive. Raises Unpicklable (TypeError)."""
-        deadline.seconds(timeout)
-        host = self._host
-        stored, spent = self._store(value)
+        if timeout is not None:
+            deadline.seconds(timeout)
+        host = self._given or host_of(None)
+        stored, spent = self._store(host, value)
         host.transact(variable.put, self._key, stored)
         if spent:
             host.defer(values.release_for, host.session, spent)
@@ -77,19 +83,19 @@ class Variable(Handle):
 
         If you stop waiting, nothing is left behind.
         """
+        if timeout is not None:
+            timeout = deadline.seconds(timeout)
         host = self._given or host_of(None)
         data = host.read(variable.get, self._key)
         if data is None:
-            drive.run(host, self._get_flow(host, deadline.seconds(timeout)))
+            drive.run(host, self._get_flow(host, timeout))
             return self.get(timeout)
         stored = STORED.unpack(data)
-        if stored.uses:
-            return self._get_held(host, timeout)
-        return payload.decode(host, stored.data)
+        return self._get_held(host, timeout) if stored.uses else pickle.loads(stored.data)
 
-    def _get_held(self, host: EmbeddedHost, timeout: Timeout) -> Any:
+    def _get_held(self, host: EmbeddedHost, timeout_s: float | None) -> Any:
         held = host.transact(variable.get_held, self._key, host.session)
-        return self.get(timeout) if held is None else payload.decode(host, held.data, held.uses)
+        return self.get(timeout_s) if held is None else payload.unpack(host, held)
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         key = self._key
@@ -126,8 +132,9 @@ class Event(Handle):
 
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the flag is up, False when the time was."""
+        timeout_s = deadline.seconds(timeout)
         host = self._host
-        return drive.run(host, self._wait_flow(host, deadline.seconds(timeout)))
+        return self.is_set() or drive.run(host, self._wait_flow(host, timeout_s))
 
     def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         answer = yield from drive.waiting(
@@ -160,25 +167,25 @@ class Lock(Handle):
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
 
-    def _me(self, host: EmbeddedHost) -> lock.Holder:
-        return lock.Holder(host.session, self._handle)
-
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
-        timeout_s = deadline.seconds(timeout)
-        if not blocking:
-            if timeout is not None:
-                raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True")
-            timeout_s = 0.0
-        host = self._host
-        answer = host.transact(lock.acquire, self._key, self._me(host), None)
-        if not isinstance(answer, Answer):
-            self._grant = answer
-            return True
-        return drive.run(host, self._acquire_flow(host, timeout_s))
+        timeout_s = None if blocking and timeout is None else self._timeout_s(blocking, timeout)
+        host = self._given or host_of(None)
+        answer = host.transact(lock.acquire, self._key, host.session, self._handle, None)
+        if answer is BUSY:
+            return drive.run(host, self._acquire_flow(host, timeout_s))
+        self._grant = answer  # type: ignore[assignment]
+        return True
+
+    def _timeout_s(self, blocking: bool, timeout: Timeout) -> float | None:
+        if blocking:
+            return deadline.seconds(timeout)
+        if timeout is not None:
+            raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True; give one of the two")
+        return 0.0
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
-        me, key = self._me(host), self._key
+        key, session, handle = self._key, host.session, self._handle
 
         def granted(waiter: Waiter) -> Any:
             held = host.read(lock.look, key)
@@ -187,7 +194,7 @@ class Lock(Handle):
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(lock.acquire, key, me, waiter),
+            lambda waiter: host.transact(lock.acquire, key, session, handle, waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
@@ -199,8 +206,8 @@ class Lock(Handle):
 
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
-        host = self._host
-        host.transact(lock.release, self._key, self._me(host))
+        host = self._given or host_of(None)
+        host.transact(lock.release, self._key, host.session, self._handle)
         self._grant = None
         return True
 
@@ -249,29 +256,31 @@ class Queue(Handle):
 
     def put(self, value: Any, timeout: Timeout = None) -> None:
         """Append the item; waits while the queue is full. Raises TimedOut; then nothing was put."""
-        host = self._host
-        drive.run(host, self._put_flow(host, value, deadline.seconds(timeout)))
-
-    def _put_flow(self, host: EmbeddedHost, value: Any, timeout_s: float | None) -> Flow[None]:
-        stored, spent = self._store(value)
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
+        stored, spent = self._store(host, value)
         try:
-            answer = yield from drive.waiting(
-                host,
-                lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
-                lambda waiter: True,
-                lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
-                timeout_s,
-            )
+            if host.transact(queue.put, self._key, self.maxsize, stored, None) is BUSY:
+                drive.run(host, self._put_flow(host, stored, timeout_s))
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
+
+    def _put_flow(self, host: EmbeddedHost, stored: Stored, timeout_s: float | None) -> Flow[None]:
+        answer = yield from drive.waiting(
+            host,
+            lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
+            lambda waiter: True,
+            lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
+            timeout_s,
+        )
         if answer is LATE:
             raise TimedOut(f"queue {self.name!r:.60}: still full after {timeout_s:g} s")
 
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
-        kept = [self._store(value) for value in items]
+        kept = [self._store(host, value) for value in items]
         host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
         spent = tuple(oid for _, some in kept for oid in some)
         if spent:
@@ -282,13 +291,27 @@ class Queue(Handle):
 
         Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head.
         """
-        if batch is not True and (not isinstance(batch, int) or batch < 0):
-            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
-        host = self._host
-        return drive.run(host, self._get_flow(host, deadline.seconds(timeout), batch))
+        want = 1 if batch is False else self._want(batch)
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
+        taken = host.transact(queue.get, self._key, self.maxsize, want, host.session, None)
+        if taken is BUSY:
+            taken = drive.run(host, self._get_flow(host, timeout_s, want))
+        return self._opened(host, taken, batch)
 
-    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, batch: bool | int) -> Flow[Any]:
-        want = 0 if batch is True else int(batch) or 1
+    def _want(self, batch: bool | int) -> int:
+        if batch is True:
+            return 0
+        if not isinstance(batch, int) or batch < 0:
+            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
+        return int(batch) or 1
+
+    def _opened(self, host: EmbeddedHost, taken: Any, batch: bool | int) -> Any:
+        if not batch:
+            return payload.unpack(host, taken[0])
+        return [payload.unpack(host, item) for item in taken]
+
+    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, want: int) -> Flow[tuple[Stored, ...]]:
         key, session = self._key, host.session
         answer = yield from drive.waiting(
             host,
@@ -299,8 +322,7 @@ class Queue(Handle):
         )
         if answer is LATE:
             raise self._late(timeout_s)
-        items = [payload.decode(host, item.data, item.uses) for item in answer]
-        return items if batch else items[0]
+        return answer  # type: ignore[no-any-return]
 
     def qsize(self) -> int:
         """How many items there are."""
@@ -320,8 +342,8 @@ class Pub(Handle):
 
     def put(self, value: Any) -> None:
         """Publish a message, any value that pickles."""
-        host = self._host
-        stored, spent = self._store(value)
+        host = self._given or host_of(None)
+        stored, spent = self._store(host, value)
         host.transact(topic.publish, self._key, (stored,))
         if spent:
             host.defer(values.release_for, host.session, spent)
@@ -342,11 +364,16 @@ class Sub(Handle):
 
     def get(self, timeout: Timeout = None) -> Any:
         """The next message; waits for one. Raises TimedOut."""
-        host = self._host
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._given or host_of(None)
         if not self._fetched:
-            drive.run(host, self._fetch_flow(host, deadline.seconds(timeout)))
+            if (
+                timeout_s != 0
+            ):  # Nobody is ahead of us here: looking before standing in line is fair, and costs no commit.
+                drive.look(host, timeout_s, topic.has_news, self._key, self._id)
+            drive.run(host, self._fetch_flow(host, timeout_s))
         message = self._fetched.popleft()
-        return payload.decode(host, message.data, message.uses)
+        return payload.unpack(host, message)
 
     def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         def fetch(waiter: Waiter | None) -> Any:

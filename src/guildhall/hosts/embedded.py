@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from ..errors import HallRefused, Misuse
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
+from ..store import forks
 from ..store.lmdb import LmdbStore
 from ..store.transaction import Waiter
 from .doorbell import Bell, Ringer
@@ -28,6 +29,10 @@ T = TypeVar("T")
 
 ROOM_BYTES = 32 << 20
 """Shared memory with less room than this is passed over for the temporary directory."""
+MAX_DEFERRED = 256
+"""What was deferred is run in portions, so that nobody waits long for the store."""
+MAX_DROPPED = 64
+"""References that were let go are told when there are more than this, before a wait, and before a blob is written."""
 LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
@@ -50,12 +55,14 @@ class EmbeddedHost:
         self._estates = tuple(estates)
         self.opens = 1
         self._deferred: deque[tuple[Any, ...]] = deque()
+        self._dropped: deque[bytes] = deque()
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
 
     def _join(self) -> None:
         self._pid = os.getpid()
+        self._mark = forks.mark()
         self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ringer = Ringer(self._bells_fd)
         self.store = LmdbStore(
@@ -66,6 +73,7 @@ class EmbeddedHost:
             remove=self.remove_blob,
         )
         self.read = self.store.read
+        self._transact = self.store.transact
         self._members = Members(os.path.join(self.directory, "members"))
         self.watch = Watch()
         self._seen_membership: bytes | None = None
@@ -81,7 +89,7 @@ class EmbeddedHost:
     @property
     def session(self) -> int:
         """The number of this process in the hall; a forked child gets one of its own."""
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             self.rejoin()
         return self._session
 
@@ -89,46 +97,61 @@ class EmbeddedHost:
 
     def transact(self, op: Callable[..., T], *args: Any) -> T:
         """Run an op, and what was deferred before it."""
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             self.rejoin()
-        if self._deferred:
+        if self._deferred or len(self._dropped) > MAX_DROPPED:
             self.flush()
-        return self.store.transact(op, *args)
+        return self._transact(op, *args)
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
-        """Run the op some time soon. The only thing a finalizer may call."""
+        """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
+
+    def drop(self, oid: bytes) -> None:
+        """A reference of this session to the object is gone."""
+        self._dropped.append(oid)
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction."""
         batch: list[tuple[Any, ...]] = []
         with suppress(IndexError):
-            while len(batch) < 1000:
+            while len(batch) < MAX_DEFERRED:
                 batch.append(self._deferred.popleft())
+        dropped: list[bytes] = []
+        with suppress(IndexError):
+            while len(dropped) < MAX_DEFERRED:
+                dropped.append(self._dropped.popleft())
+        if dropped:
+            batch.append((sessions.release_for, self._session, dropped))
         if batch:
             self.store.transact(_run_all, batch)
 
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
-        if os.getpid() == self._pid:
+        if self._mark[0]:
             return
         self.store.close()
         self._ringer.close()
         self._members.close()
         self._deferred.clear()
+        self._dropped.clear()
         self._join()
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def waiter(self) -> tuple[Waiter, Bell]:
-        """An identity for one wait, and the bell that wakes it. Give the bell back with `done`."""
-        if os.getpid() != self._pid:
+        """An identity for one wait that is still awake, and the bell to wake it. Give the bell back with `done`."""
+        if not self._mark[0]:
             self.rejoin()
         with self._gate:
             bell = self._bells.pop() if self._bells else None
         if bell is None:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self.session, next(self._numbers), bell.number), bell
+        return Waiter(self._session, next(self._numbers), 0), bell
+
+    def waiter_for(self, bell: Bell) -> Waiter:
+        """One more wait that the bell wakes."""
+        return Waiter(self._session, next(self._numbers), bell.number)
 
     def done(self, bell: Bell) -> None:
         with self._gate:
@@ -147,7 +170,7 @@ class EmbeddedHost:
     def sleep(self, bell: Bell, timeout_s: float | None) -> None:
         """Sleep until rung, somebody died, or it is time to look again."""
         self.follow()
-        if self._deferred:
+        if self._deferred or self._dropped:
             self.flush()
         limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
         began = time.monotonic()
@@ -179,8 +202,6 @@ class EmbeddedHost:
 
     def new_object(self) -> bytes:
         """A fresh object id."""
-        if os.getpid() != self._pid:
-            self.rejoin()
         return object_id(self.session, next(self._numbers))
 
     # -- blobs --------------------------------------------------------------------------------------------------------
@@ -201,7 +222,7 @@ class EmbeddedHost:
             if self.opens > 0:
                 return
             _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
-        if os.getpid() != self._pid:
+        if not self._mark[0]:
             return
         with suppress(OSError, Misuse):
             self.flush()
@@ -331,7 +352,7 @@ def open_hall(
             stat = os.stat(directory)
             key = (stat.st_dev, stat.st_ino)
             host = _hosts.get(key)
-            if host is not None and host._pid == os.getpid():
+            if host is not None and host._mark[0]:
                 host.opens += 1
                 return host
             if host is None:

@@ -1,32 +1,35 @@
 """Ops of Queue: first in, first out, over all producers and consumers.
 
 Invariants: while somebody waits to get, fewer items are there than the first of them wants; while somebody waits to
-put, the queue is full. An item put by a waiter stands in its place in line until there is room.
+put, the queue is full; while anybody waits, the queue `is_awaited`. An item put by a waiter stands in its place in line
+until there is room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..store.keys import Space, pack_int
+from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, PARKED, NotNow
 from .values import STORED, Stored
 
-QUEUES = Space(b"\x34")
-ITEMS = Space(b"\x35")
-GETTERS = Space(b"\x36")
-PUTTERS = Space(b"\x37")
+QUEUES = b"\x34"
+ITEMS = b"\x35"
+GETTERS = b"\x36"
+PUTTERS = b"\x37"
 
 
 class Queue(Record, tag=1, frozen=True):
-    """Numbers of the first item and of the one after the last, and the bound given by the first handle."""
+    """The bound given by the first handle, numbers of the first item and of the one after the last, and whether
+    somebody may stand in line."""
 
     maxsize: int
     first: int = 0
     end: int = 0
+    is_awaited: bool = False
 
 
 class Batch(Record, tag=1, frozen=True):
@@ -40,15 +43,15 @@ BATCH = Form(Batch)
 
 
 def look(txn: Txn, name: bytes, maxsize: int = 0) -> Queue:
-    data = txn.get(QUEUES[name])
+    data = txn.get(QUEUES + name)
     return Queue(maxsize) if data is None else QUEUE.unpack(data)
 
 
 def register(txn: Txn, name: bytes, maxsize: int) -> int:
     """Make the queue if it is not there. Returns its bound, the first one given."""
     found = look(txn, name, maxsize)
-    if txn.get(QUEUES[name]) is None:
-        txn.put(QUEUES[name], QUEUE.pack(found))
+    if txn.get(QUEUES + name) is None:
+        txn.put(QUEUES + name, QUEUE.pack(found))
     return found.maxsize
 
 
@@ -58,9 +61,10 @@ def put(txn: Txn, name: bytes, maxsize: int, value: Stored, waiter: Waiter | Non
     if _is_full(txn, name, queue):
         if waiter is None:
             return BUSY
-        _hold_all(txn, value.uses)
-        return waiters.park(txn, PUTTERS[name], waiter, STORED.pack(value))
-    _hold_all(txn, value.uses)
+        values.hold(txn, value.uses)
+        txn.put(QUEUES + name, QUEUE.pack(Queue(queue.maxsize, queue.first, queue.end, True)))
+        return waiters.park(txn, PUTTERS + name, waiter, STORED.pack(value))
+    values.hold(txn, value.uses)
     _settle(txn, name, _append(txn, name, queue, value))
     return True
 
@@ -69,7 +73,7 @@ def put_many(txn: Txn, name: bytes, items: Iterable[Stored]) -> None:
     """Append items, whatever the bound."""
     queue = look(txn, name)
     for value in items:
-        _hold_all(txn, value.uses)
+        values.hold(txn, value.uses)
         queue = _append(txn, name, queue, value)
     _settle(txn, name, queue)
 
@@ -80,17 +84,17 @@ def get(
     """The first `want` items (0: all there are, maybe none); while there are fewer, the waiter is parked."""
     queue = look(txn, name, maxsize)
     count = queue.end - queue.first
-    if want == 0 or (count >= want and waiters.head(txn, GETTERS[name]) is None):
+    if want == 0 or (count >= want and not (queue.is_awaited and waiters.head(txn, GETTERS + name))):
         items, queue = _take(txn, name, queue, want or count)
-        for item in items:
-            values.hold_for(txn, session, item.uses)
-            values.release(txn, item.uses)
+        _hand_over(txn, session, items)
         _settle(txn, name, queue)
         return items
     if waiter is None:
         return BUSY
-    waiters.park(txn, GETTERS[name], waiter, pack_int(want))
-    _settle(txn, name, queue)  # A batch larger than the bound lets blocked puts in.
+    waiters.park(txn, GETTERS + name, waiter, pack_int(want))
+    _settle(
+        txn, name, Queue(queue.maxsize, queue.first, queue.end, True)
+    )  # A batch larger than the bound lets blocked puts in.
     return PARKED
 
 
@@ -99,9 +103,7 @@ def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[Stored, ...]:
     granted = waiters.collect(txn, waiter)
     assert granted is not None, "a getter is granted its items"
     items = BATCH.unpack(granted).items
-    for item in items:
-        values.hold_for(txn, waiter.session, item.uses)
-        values.release(txn, item.uses)
+    _hand_over(txn, waiter.session, items)
     return items
 
 
@@ -127,7 +129,7 @@ def give_back(txn: Txn, name: bytes, granted: bytes) -> None:
     """Granted and never collected items go back to the head, in their order."""
     queue = look(txn, name)
     for item in reversed(BATCH.unpack(granted).items):
-        queue = Queue(queue.maxsize, queue.first - 1, queue.end)
+        queue = Queue(queue.maxsize, queue.first - 1, queue.end, queue.is_awaited)
         txn.put(_item_key(name, queue.first), STORED.pack(item))
     _settle(txn, name, queue)
 
@@ -138,27 +140,30 @@ def size(txn: Txn, name: bytes) -> int:
 
 
 def _item_key(name: bytes, number: int) -> bytes:
-    return ITEMS[name + pack_int(number)]
+    return ITEMS + name + pack_int(number)
 
 
-def _hold_all(txn: Txn, uses: tuple[bytes, ...]) -> None:
-    for use in uses:
-        values.hold(txn, use)
+def _hand_over(txn: Txn, session: int, items: tuple[Stored, ...]) -> None:
+    """What the queue held for its items, the session that took them holds."""
+    for item in items:
+        if item.uses:
+            values.hold_for(txn, session, item.uses)
+            values.release(txn, item.uses)
 
 
 def _is_full(txn: Txn, name: bytes, queue: Queue) -> bool:
     if not queue.maxsize:
         return False
     if queue.end - queue.first >= queue.maxsize:
-        getter = waiters.head(txn, GETTERS[name])
+        getter = waiters.head(txn, GETTERS + name)
         want = 0 if getter is None else int.from_bytes(getter[1][1:], "big")
         return queue.end - queue.first >= max(queue.maxsize, want)
-    return waiters.head(txn, PUTTERS[name]) is not None
+    return waiters.head(txn, PUTTERS + name) is not None
 
 
 def _append(txn: Txn, name: bytes, queue: Queue, value: Stored) -> Queue:
     txn.put(_item_key(name, queue.end), STORED.pack(value))
-    return Queue(queue.maxsize, queue.first, queue.end + 1)
+    return Queue(queue.maxsize, queue.first, queue.end + 1, queue.is_awaited)
 
 
 def _take(txn: Txn, name: bytes, queue: Queue, count: int) -> tuple[tuple[Stored, ...], Queue]:
@@ -169,30 +174,32 @@ def _take(txn: Txn, name: bytes, queue: Queue, count: int) -> tuple[tuple[Stored
         assert data is not None, "items are numbered without gaps"
         items.append(STORED.unpack(data))
         txn.delete(key)
-    return tuple(items), Queue(queue.maxsize, queue.first + count, queue.end)
+    return tuple(items), Queue(queue.maxsize, queue.first + count, queue.end, queue.is_awaited)
 
 
 def _settle(txn: Txn, name: bytes, queue: Queue) -> None:
     """Serve whoever can be served now, getters and putters in turn, until nobody can; then write the queue."""
-    moved = True
+    moved = queue.is_awaited
     while moved:
         moved = False
-        getter = waiters.head(txn, GETTERS[name])
+        getter = waiters.head(txn, GETTERS + name)
         if getter is not None:
             want = int.from_bytes(getter[1][1:], "big")
             if queue.end - queue.first >= want:
                 items, queue = _take(txn, name, queue, want)
-                waiters.unpark(txn, GETTERS[name], BATCH.pack(Batch(items)))
+                waiters.unpark(txn, GETTERS + name, BATCH.pack(Batch(items)))
                 moved = True
                 continue
-        putter = waiters.head(txn, PUTTERS[name]) if queue.maxsize else None
+        putter = waiters.head(txn, PUTTERS + name) if queue.maxsize else None
         if putter is not None:
             want = 0 if getter is None else int.from_bytes(getter[1][1:], "big")
             if queue.end - queue.first < max(queue.maxsize, want):
                 queue = _append(txn, name, queue, STORED.unpack(putter[1]))
-                waiters.unpark(txn, PUTTERS[name])
+                waiters.unpark(txn, PUTTERS + name)
                 moved = True
-    txn.put(QUEUES[name], QUEUE.pack(queue))
+        if getter is None and putter is None:
+            queue = Queue(queue.maxsize, queue.first, queue.end)
+    txn.put(QUEUES + name, QUEUE.pack(queue))
 
 
 def bury(txn: Txn, left: waiters.Left) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..store.keys import Space, pack_int
+from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
 from . import lock, queue, topic, values, waiters
 from .values import object_id as object_id
+from .values import release_for as release_for
 
-SESSIONS = Space(b"\x02")
+SESSIONS = b"\x02"
 NEXT_SESSION = b"\x01s"
 MEMBERSHIP = b"\x01m"
 
@@ -43,7 +44,7 @@ def number(txn: Txn) -> int:
 
 def join(txn: Txn, session: Session) -> None:
     """Write the session down. Its byte in the members file is taken already."""
-    txn.put(SESSIONS[pack_int(session.number)], SESSION.pack(session))
+    txn.put(SESSIONS + pack_int(session.number), SESSION.pack(session))
     _changed(txn)
 
 
@@ -52,7 +53,7 @@ def everybody(txn: Txn) -> list[Session]:
 
 
 def look(txn: Txn, session: int) -> Session | None:
-    data = txn.get(SESSIONS[pack_int(session)])
+    data = txn.get(SESSIONS + pack_int(session))
     return None if data is None else SESSION.unpack(data)
 
 
@@ -63,7 +64,7 @@ def membership(txn: Txn) -> bytes | None:
 
 def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = ()) -> bool:
     """Give back all that the dead session held. False if that was done already."""
-    if not txn.delete(SESSIONS[pack_int(session)]):
+    if not txn.delete(SESSIONS + pack_int(session)):
         return False
     for left in waiters.leave(txn, session):
         queue.bury(txn, left)

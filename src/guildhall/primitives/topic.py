@@ -8,50 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..store.keys import Space, pack_id, pack_int
+from ..store.keys import pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, NotNow
 from .values import STORED, Stored
 
-TOPICS = Space(b"\x38")
-MESSAGES = Space(b"\x39")
-CURSORS = Space(b"\x3a")
-SUBSCRIBED = Space(b"\x3b")
+TOPICS = b"\x38"
+MESSAGES = b"\x39"
+CURSORS = b"\x3a"
+SUBSCRIBED = b"\x3b"
 
 
 class Topic(Record, tag=1, frozen=True):
-    """Numbers of the first message kept and of the next one to come, and how many subscribe."""
+    """Numbers of the first message kept and of the next one to come, how many subscribe, and whether one of them
+    may stand in line."""
 
     first: int = 0
     end: int = 0
     subscribers: int = 0
+    is_awaited: bool = False
 
 
 TOPIC = Form(Topic)
 
 
 def look(txn: Txn, name: bytes) -> Topic:
-    data = txn.get(TOPICS[name])
+    data = txn.get(TOPICS + name)
     return Topic() if data is None else TOPIC.unpack(data)
 
 
 def subscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
     """From this commit on the subscriber (a unique id) gets what is published."""
     topic = look(txn, name)
-    txn.put(CURSORS[name + subscriber], pack_int(topic.end))
-    txn.put(SUBSCRIBED[pack_id(session) + name + subscriber], pack_int(len(name)))
-    txn.put(TOPICS[name], TOPIC.pack(Topic(topic.first, topic.end, topic.subscribers + 1)))
+    txn.put(CURSORS + name + subscriber, pack_int(topic.end))
+    txn.put(SUBSCRIBED + pack_id(session) + name + subscriber, pack_int(len(name)))
+    txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, topic.end, topic.subscribers + 1, topic.is_awaited)))
 
 
 def unsubscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
     """The subscriber goes, and with it the messages that only it had not read."""
-    if not txn.delete(CURSORS[name + subscriber]):
+    if not txn.delete(CURSORS + name + subscriber):
         return
-    txn.delete(SUBSCRIBED[pack_id(session) + name + subscriber])
+    txn.delete(SUBSCRIBED + pack_id(session) + name + subscriber)
     topic = look(txn, name)
-    _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1))
+    _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1, topic.is_awaited))
 
 
 def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
@@ -61,12 +63,13 @@ def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
         return 0
     end = topic.end
     for message in messages:
-        for use in message.uses:
-            values.hold(txn, use)
-        txn.put(MESSAGES[name + pack_int(end)], STORED.pack(message))
+        if message.uses:
+            values.hold(txn, message.uses)
+        txn.put(MESSAGES + name + pack_int(end), STORED.pack(message))
         end += 1
-    txn.put(TOPICS[name], TOPIC.pack(Topic(topic.first, end, topic.subscribers)))
-    waiters.unpark_all(txn, TOPICS[name])
+    txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, end, topic.subscribers)))
+    if topic.is_awaited:
+        waiters.unpark_all(txn, TOPICS + name)
     return topic.subscribers
 
 
@@ -74,13 +77,17 @@ def fetch(
     txn: Txn, name: bytes, subscriber: bytes, limit: int, session: int, waiter: Waiter | None
 ) -> NotNow | list[Stored]:
     """Up to `limit` messages behind the subscriber's cursor, which moves; if there are none, the waiter is parked."""
-    key = CURSORS[name + subscriber]
+    key = CURSORS + name + subscriber
     cursor = txn.get(key)
     if cursor is None:
         return []
-    found = list(txn.scan(MESSAGES[name], after=MESSAGES[name + _before(cursor)], limit=limit))
+    found = list(txn.scan(MESSAGES + name, after=MESSAGES + name + _before(cursor), limit=limit))
     if not found:
-        return BUSY if waiter is None else waiters.park(txn, TOPICS[name], waiter)
+        if waiter is None:
+            return BUSY
+        topic = look(txn, name)
+        txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, topic.end, topic.subscribers, True)))
+        return waiters.park(txn, TOPICS + name, waiter)
     messages = [STORED.unpack(data) for _, data in found]
     for message in messages:
         if message.uses:
@@ -93,27 +100,33 @@ def fetch(
     return messages
 
 
+def has_news(txn: Txn, name: bytes, subscriber: bytes) -> bool:
+    """Whether there is a message behind the subscriber's cursor."""
+    cursor = txn.get(CURSORS + name + subscriber)
+    return cursor is None or txn.get(MESSAGES + name + cursor) is not None
+
+
 def _before(cursor: bytes) -> bytes:
     return pack_int(int.from_bytes(cursor[1:], "big") - 1)
 
 
 def _trim(txn: Txn, name: bytes, topic: Topic) -> None:
-    cursors = [int.from_bytes(data[1:], "big") for _, data in txn.scan(CURSORS[name])]
+    cursors = [int.from_bytes(data[1:], "big") for _, data in txn.scan(CURSORS + name)]
     keep = min(cursors, default=topic.end)
     for number in range(topic.first, keep):
-        key = MESSAGES[name + pack_int(number)]
+        key = MESSAGES + name + pack_int(number)
         data = txn.get(key)
         if data is not None:
             txn.delete(key)
             uses = STORED.unpack(data).uses
             if uses:
                 values.release(txn, uses)
-    txn.put(TOPICS[name], TOPIC.pack(Topic(keep, topic.end, topic.subscribers)))
+    txn.put(TOPICS + name, TOPIC.pack(Topic(keep, topic.end, topic.subscribers, topic.is_awaited)))
 
 
 def bury(txn: Txn, session: int) -> None:
     """All subscriptions of the session go."""
-    prefix = SUBSCRIBED[pack_id(session)]
+    prefix = SUBSCRIBED + pack_id(session)
     for key, data in txn.scan(prefix):
         rest = key[len(prefix) :]
         size = int.from_bytes(data[1:], "big")

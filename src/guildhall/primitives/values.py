@@ -4,30 +4,35 @@ An object is made by one session and named (session, number). It is held by sess
 stored in variables, queues and topics, and by tasks that wait for it. When the last hold goes, the object goes, what
 it uses is released in the same commit, and its blob's file is unlinked after it.
 
+Invariant: `holds` counts one for each holder: a session that holds, however often, is one. How often its maker holds it
+stands in the object (`owned`), how often another session does under HOLDS.
+
 What this file must not know: what a pending object's `data` means (a task's recipe; the engine's business).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from ..store.keys import Space, pack_id, pack_int
+from ..store.keys import pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import waiters
 from .op import BUSY, NotNow
 
-OBJECTS = Space(b"\x20")
-HOLDS = Space(b"\x21")
+OBJECTS = b"\x20"
+HOLDS = b"\x21"
 
 PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
 
 class Object(Record, tag=1, frozen=True):
-    """One object: `holds` counts every hold; `uses` are the objects it holds itself."""
+    """One object. `uses` are the objects it holds itself; `is_watched`: somebody must be told of its end."""
 
     state: int
     holds: int
+    owned: int
     data: bytes
     uses: tuple[bytes, ...] = ()
     blob: str = ""
@@ -51,39 +56,62 @@ def object_id(session: int, number: int) -> bytes:
 
 
 def _hold_key(session: int, oid: bytes) -> bytes:
-    return HOLDS[pack_id(session) + oid]
+    return HOLDS + pack_id(session) + oid
 
 
-def make(txn: Txn, session: int, oid: bytes, made: Object) -> None:
-    """A new object, held once by the session; `made.holds` is 1."""
-    txn.put(OBJECTS[oid], _pack_object(made))
-    txn.put(_hold_key(session, oid), b"\x01")
-    for use in made.uses:
-        hold(txn, use)
+def _put(txn: Txn, oid: bytes, old: Object, holds: int, owned: int) -> None:
+    changed = Object(old.state, holds, owned, old.data, old.uses, old.blob, old.is_watched)
+    txn.put(OBJECTS + oid, _pack_object(changed))
+
+
+def make(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = "") -> None:
+    """A new object, held once by the session that its id names."""
+    lay(txn, oid, state, data, uses, blob)
+    if uses:
+        hold(txn, uses)
+
+
+def lay(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = "") -> None:
+    """As `make`, but the caller holds what it uses: for many at a time that use the same."""
+    txn.put(OBJECTS + oid, _pack_object(Object(state, 1, 1, data, uses, blob)))
 
 
 def look(txn: Txn, oid: bytes) -> Object | None:
-    data = txn.get(OBJECTS[oid])
+    data = txn.get(OBJECTS + oid)
     return None if data is None else _unpack_object(data)
 
 
-def hold(txn: Txn, oid: bytes) -> bool:
-    """One more hold; False if the object is gone."""
-    found = look(txn, oid)
-    if found is None:
-        return False
-    txn.put(OBJECTS[oid], _pack_object(_with(found, holds=found.holds + 1)))
-    return True
+def _counted(oids: Sequence[bytes]) -> Iterable[tuple[bytes, int]]:
+    if len(oids) < 2:
+        return ((oid, 1) for oid in oids)
+    return Counter(oids).items()
+
+
+def hold(txn: Txn, oids: Sequence[bytes]) -> None:
+    """One more hold on each; an object that is gone stays gone."""
+    for oid, count in _counted(oids):
+        found = look(txn, oid)
+        if found is not None:
+            _put(txn, oid, found, found.holds + count, found.owned)
 
 
 def hold_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
     """One more hold of the session on each: for every copy of a reference that a process makes or receives."""
+    mine = pack_id(session)
     for oid in oids:
+        is_own = oid.startswith(mine)
         key = _hold_key(session, oid)
-        count = txn.get(key)
+        count = None if is_own else txn.get(key)
         if count is not None:
             txn.put(key, pack_count(int.from_bytes(count, "big") + 1))
-        elif hold(txn, oid):
+            continue
+        found = look(txn, oid)
+        if found is None:
+            continue
+        if is_own:
+            _put(txn, oid, found, found.holds + (not found.owned), found.owned + 1)
+        else:
+            _put(txn, oid, found, found.holds + 1, found.owned)
             txn.put(key, b"\x01")
 
 
@@ -93,7 +121,14 @@ def pack_count(count: int) -> bytes:
 
 def release_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
     """The session gives one hold on each back."""
+    mine = pack_id(session)
+    spent: list[tuple[bytes, int]] = []
     for oid in oids:
+        if oid.startswith(mine):
+            found = look(txn, oid)
+            if found is not None and found.owned:
+                _let_go(txn, oid, found, int(found.owned == 1), found.owned - 1, spent)
+            continue
         key = _hold_key(session, oid)
         data = txn.get(key)
         if data is None:
@@ -103,43 +138,61 @@ def release_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
             txn.put(key, pack_count(count))
         else:
             txn.delete(key)
-            release(txn, (oid,))
+            spent.append((oid, 1))
+    _release(txn, spent)
 
 
-def release(txn: Txn, oids: Iterable[bytes]) -> None:
+def release(txn: Txn, oids: Sequence[bytes]) -> None:
     """One hold less on each; what nobody holds any more goes, and releases what it uses."""
-    todo = list(oids)
-    while todo:
-        oid = todo.pop()
+    _release(txn, list(_counted(oids)))
+
+
+def _release(txn: Txn, spent: list[tuple[bytes, int]]) -> None:
+    while spent:
+        oid, count = spent.pop()
         found = look(txn, oid)
-        if found is None:
-            continue
-        if found.holds > 1:
-            txn.put(OBJECTS[oid], _pack_object(_with(found, holds=found.holds - 1)))
-            continue
-        txn.delete(OBJECTS[oid])
-        if found.is_watched:
-            waiters.unpark_all(txn, OBJECTS[oid])
-        if found.blob:
-            txn.unlink(found.blob)
-        todo.extend(found.uses)
+        if found is not None:
+            _let_go(txn, oid, found, count, found.owned, spent)
+
+
+def _let_go(txn: Txn, oid: bytes, found: Object, count: int, owned: int, spent: list[tuple[bytes, int]]) -> None:
+    """So many holds less on the object, whose maker has `owned` left. If it goes, what it used is added to `spent`."""
+    if found.holds > count:
+        _put(txn, oid, found, found.holds - count, owned)
+        return
+    txn.delete(OBJECTS + oid)
+    if found.is_watched:
+        waiters.unpark_all(txn, OBJECTS + oid)
+    if found.blob:
+        txn.unlink(found.blob)
+    if found.uses:
+        spent += _counted(found.uses)
 
 
 def settle(
     txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = ""
 ) -> Object | None:
-    """A pending object gets its end; wakes who waits. Returns what it was before; None (and the new uses are not
-    taken) if it is gone or has ended already."""
+    """A pending object gets its end; wakes who waits. Returns what it was before, whose `uses` the caller releases;
+    None (and the new uses are not taken) if it is gone or has ended already."""
     found = look(txn, oid)
     if found is None or found.state != PENDING:
         return None
-    for use in uses:
-        hold(txn, use)
-    txn.put(OBJECTS[oid], _pack_object(Object(state, found.holds, data, uses, blob)))
+    if uses:
+        hold(txn, uses)
+    txn.put(OBJECTS + oid, _pack_object(Object(state, found.holds, found.owned, data, uses, blob)))
     if found.is_watched:
-        waiters.unpark_all(txn, OBJECTS[oid])
-    release(txn, found.uses)
+        waiters.unpark_all(txn, OBJECTS + oid)
     return found
+
+
+def watch(txn: Txn, oid: bytes, found: Object) -> None:
+    """The object's end matters to somebody who must be told."""
+    if not found.is_watched:
+        _put(txn, oid, _watched(found), found.holds, found.owned)
+
+
+def _watched(old: Object) -> Object:
+    return Object(old.state, old.holds, old.owned, old.data, old.uses, old.blob, True)
 
 
 def wait_settled(txn: Txn, oid: bytes, waiter: Waiter | None) -> NotNow | Object | None:
@@ -149,9 +202,19 @@ def wait_settled(txn: Txn, oid: bytes, waiter: Waiter | None) -> NotNow | Object
         return found
     if waiter is None:
         return BUSY
-    if not found.is_watched:
-        txn.put(OBJECTS[oid], _pack_object(_with(found, is_watched=True)))
-    return waiters.park(txn, OBJECTS[oid], waiter)
+    watch(txn, oid, found)
+    return waiters.park(txn, OBJECTS + oid, waiter)
+
+
+def watch_all(txn: Txn, oids: Sequence[bytes], watchers: Sequence[Waiter]) -> None:
+    """Park a waiter at each object that is pending."""
+    for oid, waiter in zip(oids, watchers, strict=True):
+        wait_settled(txn, oid, waiter)
+
+
+def which_settled(txn: Txn, oids: Sequence[bytes]) -> list[int]:
+    """The places of those that have ended or are gone."""
+    return [place for place, oid in enumerate(oids) if settled(txn, oid) is not BUSY]
 
 
 def settled(txn: Txn, oid: bytes) -> Object | NotNow | None:
@@ -160,27 +223,33 @@ def settled(txn: Txn, oid: bytes) -> Object | NotNow | None:
     return BUSY if found is not None and found.state == PENDING else found
 
 
-def _with(
-    old: Object, *, holds: int | None = None, is_watched: bool | None = None, data: bytes | None = None
-) -> Object:
-    return Object(
-        old.state,
-        old.holds if holds is None else holds,
-        old.data if data is None else data,
-        old.uses,
-        old.blob,
-        old.is_watched if is_watched is None else is_watched,
-    )
-
-
-def bury(txn: Txn, session: int) -> None:
-    """All holds of the session go."""
-    prefix = HOLDS[pack_id(session)]
-    for key, _ in txn.scan(prefix):
-        txn.delete(key)
-        release(txn, (key[len(prefix) :],))
+def settled_run(txn: Txn, oids: Iterable[bytes]) -> list[Object | None]:
+    """The objects up to the first one that is pending."""
+    run: list[Object | None] = []
+    for oid in oids:
+        found = look(txn, oid)
+        if found is not None and found.state == PENDING:
+            break
+        run.append(found)
+    return run
 
 
 def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
     """Give a pending object other data."""
-    txn.put(OBJECTS[oid], _pack_object(_with(found, data=data)))
+    changed = Object(found.state, found.holds, found.owned, data, found.uses, found.blob, found.is_watched)
+    txn.put(OBJECTS + oid, _pack_object(changed))
+
+
+def bury(txn: Txn, session: int) -> None:
+    """All holds of the session go."""
+    prefix = HOLDS + pack_id(session)
+    for key, _ in txn.scan(prefix):
+        txn.delete(key)
+        release(txn, (key[len(prefix) :],))
+    for key, _ in txn.scan(OBJECTS + pack_id(session)):
+        oid = key[len(OBJECTS) :]
+        found = look(txn, oid)
+        if found is not None and found.owned:
+            spent: list[tuple[bytes, int]] = []
+            _let_go(txn, oid, found, 1, 0, spent)
+            _release(txn, spent)

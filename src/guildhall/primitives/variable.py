@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from ..store.keys import Space
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, NotNow
 from .values import STORED, Stored
 
-VARIABLES = Space(b"\x30")
+VARIABLES = b"\x30"
 
 
 def put(txn: Txn, name: bytes, value: Stored) -> None:
     """Set the value; all who wait for the first one wake."""
-    key = VARIABLES[name]
+    key = VARIABLES + name
     old = txn.get(key)
-    for use in value.uses:
-        values.hold(txn, use)
+    if value.uses:
+        values.hold(txn, value.uses)
     txn.put(key, STORED.pack(value))
     if old is None:
         waiters.unpark_all(txn, key)
-    else:
-        values.release(txn, STORED.unpack(old).uses)
+    elif uses := STORED.unpack(old).uses:
+        values.release(txn, uses)
 
 
 def get(txn: Txn, name: bytes) -> bytes | None:
     """The stored record as it is; None if unset."""
-    return txn.get(VARIABLES[name])
+    return txn.get(VARIABLES + name)
 
 
 def get_held(txn: Txn, name: bytes, session: int) -> Stored | None:
     """The value, and a hold of the session on each object it refers to."""
-    data = txn.get(VARIABLES[name])
+    data = txn.get(VARIABLES + name)
     if data is None:
         return None
     stored = STORED.unpack(data)
@@ -41,7 +40,7 @@ def get_held(txn: Txn, name: bytes, session: int) -> Stored | None:
 
 def await_set(txn: Txn, name: bytes, waiter: Waiter | None) -> NotNow | bool:
     """True if there is a value; else the waiter is parked until there is."""
-    key = VARIABLES[name]
+    key = VARIABLES + name
     if txn.get(key) is not None:
         return True
     return BUSY if waiter is None else waiters.park(txn, key, waiter)
@@ -49,7 +48,7 @@ def await_set(txn: Txn, name: bytes, waiter: Waiter | None) -> NotNow | bool:
 
 def delete(txn: Txn, name: bytes) -> None:
     """Unset; harmless if it was."""
-    key = VARIABLES[name]
+    key = VARIABLES + name
     old = txn.get(key)
     if old is not None:
         txn.delete(key)

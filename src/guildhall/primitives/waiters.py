@@ -3,19 +3,23 @@
 A place is a key that processes wait at. Two records stand for one wait: in line, and under its session, so that the
 session's death finds it. Invariant: both are there, or neither, or (granted with something to collect) only the
 session's, holding the grant. So a waiter whose record is gone has been granted.
+
+A waiter may stand in line without a bell while it is still awake and looks by itself: then it costs nobody a ring.
+Before it falls asleep it hangs one (`arm`), in a transaction that also says whether it was granted in the meantime.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..store.keys import Space, pack_id, pack_int
+from ..store.keys import pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from .op import PARKED, NotNow
 
-LINES = Space(b"\x10")
-WAITS = Space(b"\x11")
+LINES = b"\x10"
+WAITS = b"\x11"
 
 
 class InLine(Record, tag=1, frozen=True):
@@ -40,20 +44,33 @@ _WAIT = Form(Wait)
 
 
 def _wait_key(session: int, number: int) -> bytes:
-    return WAITS[pack_id(session) + pack_int(number)]
+    return WAITS + pack_id(session) + pack_int(number)
 
 
 def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
     """Stand in line at the place, behind all who are there."""
-    ticket = pack_int(txn.revision)
-    txn.put(LINES[place + ticket], _IN_LINE.pack(InLine(*waiter, want)))
+    ticket = pack_int(txn.revision) + pack_int(waiter.number)
+    txn.put(LINES + place + ticket, _IN_LINE.pack(InLine(*waiter, want)))
     txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
     return PARKED
 
 
+def arm(txn: Txn, waiter: Waiter, bell: int) -> bool:
+    """Ring this bell when the waiter is granted. False if it has been granted already."""
+    data = txn.get(_wait_key(waiter.session, waiter.number))
+    wait = None if data is None else _WAIT.unpack(data)
+    if wait is None or wait.granted is not None:
+        return False
+    key = LINES + wait.place + wait.ticket
+    line = txn.get(key)
+    assert line is not None, "a wait stands in line until it is granted"
+    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, _IN_LINE.unpack(line).want)))
+    return True
+
+
 def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
     """The longest waiter at the place and what it wants."""
-    found = txn.first(LINES[place])
+    found = txn.first(LINES + place)
     if found is None:
         return None
     line = _IN_LINE.unpack(found[1])
@@ -62,7 +79,7 @@ def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
 
 def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
     """Take the longest waiter out of the line and wake it, with something to collect or without."""
-    found = txn.first(LINES[place])
+    found = txn.first(LINES + place)
     if found is None:
         return None
     key, data = found
@@ -73,7 +90,8 @@ def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | Non
         txn.delete(_wait_key(waiter.session, waiter.number))
     else:
         txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, b"", granted)))
-    txn.wake(waiter)
+    if waiter.bell:
+        txn.wake(waiter)
     return waiter
 
 
@@ -83,10 +101,10 @@ def unpark_all(txn: Txn, place: bytes) -> None:
         pass
 
 
-def is_parked(txn: Txn, waiter: Waiter) -> bool:
-    """Whether the waiter has neither been granted nor withdrawn."""
+def is_granted(txn: Txn, waiter: Waiter) -> bool:
+    """Whether the waiter, once parked, has been granted (or has withdrawn)."""
     data = txn.get(_wait_key(waiter.session, waiter.number))
-    return data is not None and _WAIT.unpack(data).granted is None
+    return data is None or _WAIT.unpack(data).granted is not None
 
 
 def collect(txn: Txn, waiter: Waiter) -> bytes | None:
@@ -110,9 +128,15 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
     wait = _WAIT.unpack(data)
     if wait.granted is not None:
         return False
-    txn.delete(LINES[wait.place + wait.ticket])
+    txn.delete(LINES + wait.place + wait.ticket)
     txn.delete(key)
     return True
+
+
+def withdraw_all(txn: Txn, many: Iterable[Waiter]) -> None:
+    """Leave every line."""
+    for waiter in many:
+        withdraw(txn, waiter)
 
 
 class Left(NamedTuple):
@@ -126,14 +150,14 @@ class Left(NamedTuple):
 def leave(txn: Txn, session: int) -> list[Left]:
     """Take a dead session out of every line."""
     waits = []
-    for key, data in txn.scan(WAITS[pack_id(session)]):
+    for key, data in txn.scan(WAITS + pack_id(session)):
         wait = _WAIT.unpack(data)
         want = b""
         if wait.granted is None:
-            line = txn.get(LINES[wait.place + wait.ticket])
+            line = txn.get(LINES + wait.place + wait.ticket)
             assert line is not None, "a wait stands in line until it is granted"
             want = _IN_LINE.unpack(line).want
-            txn.delete(LINES[wait.place + wait.ticket])
+            txn.delete(LINES + wait.place + wait.ticket)
         waits.append(Left(wait.place, want, wait.granted))
         txn.delete(key)
     return waits

@@ -1,7 +1,7 @@
 """Tuples <-> bytes that sort as the tuples do.
 
 The encoding is that of FoundationDB's tuple layer: a type byte before each element, text and bytes ended by 00 with
-00 inside written as 00 FF, integers in as few bytes as they need. `Space` is a region of the store.
+00 inside written as 00 FF, integers in as few bytes as they need. The first byte of a key names its region.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ MAX_NAME_BYTES = 400
 """A packed name may be this long: LMDB takes keys of 511 bytes, the rest is for what stands around the name."""
 
 _END = b"\x00"
-
-
-class Space(bytes):
-    """A region of the store: the first byte of its keys. `SPACE[name]` is the key of a packed name in it."""
-
-    def __getitem__(self, name: bytes) -> bytes:  # type: ignore[override]
-        return self + name
 
 
 def pack(elements: Iterable[Any]) -> bytes:
@@ -53,16 +46,20 @@ def _pack_one(element: Any) -> bytes:
     raise WrongType(f"a name of type {type(element).__name__}: expected text, bytes, a number or a tuple of these")
 
 
+_HEADS = [bytes((0x14 + size,)) for size in range(9)]
+
+
 def pack_int(number: int) -> bytes:
     """One integer, of at most 255 bytes."""
     if number == 0:
         return b"\x14"
     size = (number.bit_length() + 7) >> 3
+    if number > 0 and size <= 8:
+        return _HEADS[size] + number.to_bytes(size, "big")
     if size > 255:
         raise Misuse(f"an integer of {size} bytes as a name: at most 255")
     if number > 0:
-        head = bytes((0x14 + size,)) if size <= 8 else bytes((0x1D, size))
-        return head + number.to_bytes(size, "big")
+        return bytes((0x1D, size)) + number.to_bytes(size, "big")
     head = bytes((0x14 - size,)) if size <= 8 else bytes((0x0B, 255 - size))
     return head + (number + (1 << 8 * size) - 1).to_bytes(size, "big")
 

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from ..errors import HallDamaged, Misuse, StoreFull
+from . import forks
 from .transaction import Waiter
 
 T = TypeVar("T")
@@ -36,7 +37,8 @@ FIRST_BYTES = 1 << 20
 GROW_BYTES = 8 << 20
 BALLAST_BYTES = 512 << 10
 DISK_MAP_BYTES = 64 << 30
-REVISION = b"\x01r"
+FORMAT = b"\x01f"
+"""The key of the store's format, laid when it is made."""
 _LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -46,37 +48,22 @@ _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
 class LmdbTxn:
     """One LMDB transaction. A store has one of these and points it at each transaction in turn (the gate is held)."""
 
-    __slots__ = ("_raw", "_revision", "delete", "dirty", "get", "grown", "put", "unlinked", "woken")
+    __slots__ = ("_raw", "delete", "get", "put", "unlinked", "woken")
 
-    def begin(self, raw: Any, counted: bool) -> None:
-        """Point at a new transaction; `counted` keeps the sum of bytes put less bytes deleted."""
-        self._raw = raw
-        self.get = raw.get
-        self.put = self._counted_put if counted else raw.put
-        self.delete = self._counted_delete if counted else raw.delete
-        self._revision = 0
-        self.grown = 0
+    def __init__(self) -> None:
         self.woken: list[Waiter] = []
         self.unlinked: list[str] = []
 
+    def begin(self, raw: Any) -> None:
+        """Point at a new transaction."""
+        self._raw = raw
+        self.get = raw.get
+        self.put = raw.put
+        self.delete = raw.delete
+
     @property
     def revision(self) -> int:
-        if not self._revision:
-            stored = self.get(REVISION)
-            self._revision = (int.from_bytes(stored, "big") if stored else 0) + 1
-        return self._revision
-
-    def _counted_put(self, key: bytes, value: bytes) -> None:
-        old = self._raw.get(key)
-        self.grown += len(value) - len(old) if old is not None else len(key) + len(value)
-        self._raw.put(key, value)
-
-    def _counted_delete(self, key: bytes) -> bool:
-        old = self._raw.get(key)
-        if old is None:
-            return False
-        self.grown -= len(key) + len(old)
-        return bool(self._raw.delete(key))
+        return self._raw.id()  # type: ignore[no-any-return]
 
     def first(self, prefix: bytes) -> tuple[bytes, bytes] | None:
         cursor = self._raw.cursor()
@@ -106,6 +93,36 @@ class LmdbTxn:
     def unlink(self, blob: str) -> None:
         self.unlinked.append(blob)
 
+    def aftermath(self) -> tuple[list[Waiter], list[str]]:
+        """Who is to be woken and which blobs unlinked; the next transaction begins without any."""
+        woken, unlinked = self.woken, self.unlinked
+        self.woken, self.unlinked = [], []
+        return woken, unlinked
+
+
+class CountingTxn(LmdbTxn):
+    """A transaction that keeps the sum of bytes put less bytes deleted: for a store that is nearly full."""
+
+    __slots__ = ("grown",)
+
+    def begin(self, raw: Any) -> None:
+        super().begin(raw)
+        self.put = self._put
+        self.delete = self._delete
+        self.grown = 0
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        old = self._raw.get(key)
+        self.grown += len(value) - len(old) if old is not None else len(key) + len(value)
+        self._raw.put(key, value)
+
+    def _delete(self, key: bytes) -> bool:
+        old = self._raw.get(key)
+        if old is None:
+            return False
+        self.grown -= len(key) + len(old)
+        return bool(self._raw.delete(key))
+
 
 class LmdbStore:
     """The store in a directory that exists. `create` makes one; `in_memory` says that it is on tmpfs.
@@ -129,11 +146,9 @@ class LmdbStore:
         self._ring = ring
         self._remove = remove
         self._gate = threading.RLock()
-        self._pid = os.getpid()
         self._txn = LmdbTxn()
-        self._busy = False
-        self._draining = False
-        self._closed = False
+        self._counting: CountingTxn | None = None
+        self._is_closed = False
         self._is_down = False
         self._open()
         _stores.add(self)
@@ -149,7 +164,7 @@ class LmdbStore:
             _reserve(os.path.join(directory, "data.mdb"), FIRST_BYTES)
             os.truncate(os.path.join(directory, "data.mdb"), 0)
         store = cls(directory, in_memory=in_memory)
-        store.transact(lambda txn: txn.revision and None)
+        store.transact(_lay_format)
         store.close()
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -196,85 +211,94 @@ class LmdbStore:
         except OSError as error:
             raise _full(self.directory, error) from error
         self._begin = self._env.begin
-        self._pid = os.getpid()
+        self._mark = forks.mark()
+        self._is_ready = True
 
     def close(self) -> None:
         with self._gate:
-            if not self._closed:
-                self._closed = self._is_down = True
-                self._env.close()
+            if not self._is_closed:
+                self._is_closed = True
+                self._is_ready = False
+                if not self._is_down:
+                    self._env.close()
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def transact(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        txn = self._txn
         with self._gate:
-            if self._busy or self._is_down or os.getpid() != self._pid:
+            if not self._is_ready or not self._mark[0]:
                 self._prepare()
-            self._busy = True
+            self._is_ready = False
             try:
                 while True:
                     raw = None
+                    txn = self._counting or self._txn
                     try:
                         raw = self._begin(write=True)
-                        txn.begin(raw, self._draining)
+                        txn.begin(raw)
                         result = op(txn, *args, **kwargs)
-                        self._seal(txn, raw)
+                        if self._counting:
+                            self._refuse_growth(self._counting)
+                        raw.commit()
                         break
                     except BaseException as error:
-                        if raw is not None:
-                            with suppress(lmdb.Error):
-                                raw.abort()
-                        if not isinstance(error, lmdb.Error):
-                            raise
-                        self._recover(error)
-                woken, unlinked = txn.woken, txn.unlinked
+                        self._undo(txn, raw, error)
             finally:
-                self._busy = False
+                self._is_ready = True
+            if not txn.woken and not txn.unlinked:
+                return result
+            aftermath = txn.aftermath()
+        self._tell(*aftermath)
+        return result
+
+    def read(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        with self._gate:
+            if not self._is_ready or not self._mark[0]:
+                self._prepare()
+            self._is_ready = False
+            raw = None
+            try:
+                while raw is None:
+                    try:
+                        raw = self._begin()
+                    except lmdb.Error as error:
+                        self._recover(error)
+                self._txn.begin(raw)
+                return op(self._txn, *args, **kwargs)
+            finally:
+                self._is_ready = True
+                if raw is not None:
+                    raw.abort()
+
+    def _undo(self, txn: LmdbTxn, raw: Any, error: BaseException) -> None:
+        """Abort; make room if that was the trouble, so that the op can run again, or raise."""
+        try:
+            if raw is not None:
+                raw.abort()
+        except lmdb.Error:
+            if not isinstance(error, lmdb.Error):  # Ctrl-C right behind the commit: who was woken must hear it.
+                self._tell(*txn.aftermath())
+        txn.aftermath()
+        if not isinstance(error, lmdb.Error):
+            raise error
+        self._recover(error)
+
+    def _tell(self, woken: list[Waiter], unlinked: list[str]) -> None:
         for waiter in woken:
             self._ring(waiter)
         for blob in unlinked:
             self._remove(blob)
-        return result
-
-    def read(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        txn = self._txn
-        with self._gate:
-            if self._busy or self._is_down or os.getpid() != self._pid:
-                self._prepare()
-            self._busy = True
-            try:
-                while True:
-                    try:
-                        raw = self._begin()
-                        break
-                    except lmdb.Error as error:
-                        self._recover(error)
-                try:
-                    txn.begin(raw, False)
-                    return op(txn, *args, **kwargs)
-                finally:
-                    raw.abort()
-            finally:
-                self._busy = False
-
-    def _seal(self, txn: LmdbTxn, raw: Any) -> None:
-        """Commit, with the revision. What wrote nothing is not a commit: LMDB gives such a transaction no page."""
-        if self._draining and txn.grown > 0 and not self._has_room():
-            raise _full(self.directory, None)
-        raw.put(REVISION, txn.revision.to_bytes(8, "big"))
-        raw.commit()
 
     def _prepare(self) -> None:
-        """The rare cases before a transaction: one inside another, a closed store, a forked child."""
-        if self._is_down and not self._closed:
+        """The rare cases before a transaction: a forked child, a closed store, one transaction inside another."""
+        if self._is_closed:
+            raise Misuse(f"hall {self.directory}: it is closed; open it again")
+        if self._is_down:
             self._open()
             self._is_down = False
-        elif os.getpid() != self._pid:
+        elif not self._mark[0]:
             self._reopen_after_fork()
-        elif self._closed:
-            raise Misuse(f"hall {self.directory}: it is closed; open it again")
-        elif self._busy:
+        else:
             raise Misuse(
                 f"hall {self.directory}: used inside one of its own operations, from a signal handler or a finalizer; "
                 "let the handler set a flag and act on it outside"
@@ -295,7 +319,7 @@ class LmdbStore:
         elif isinstance(error, lmdb.DiskError) or "No space" in str(error) or "Input/output" in str(error):
             if not self._drop_ballast():
                 raise _full(self.directory, None) from error
-            self._draining = True
+            self._counting = CountingTxn()
         elif isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError | lmdb.PanicError):
             raise HallDamaged(f"hall {self.directory}: the store is damaged ({error})") from error
         else:
@@ -312,11 +336,11 @@ class LmdbStore:
                 try:
                     _reserve(data, size + step)
                     self._adopt()
-                    self._draining = False
+                    self._counting = None
                     return
                 except OSError as error:
                     failure = error
-            self._draining = True
+            self._counting = CountingTxn()
             if not self._drop_ballast():
                 raise _full(self.directory, failure)
             _reserve(data, size + BALLAST_BYTES)
@@ -327,7 +351,7 @@ class LmdbStore:
         self._map_bytes = os.stat(os.path.join(self.directory, "data.mdb")).st_size
         self._env.set_mapsize(self._map_bytes)
         if not os.path.exists(os.path.join(self.directory, "ballast")):
-            self._draining = True
+            self._counting = CountingTxn()
 
     def _drop_ballast(self) -> bool:
         try:
@@ -336,8 +360,13 @@ class LmdbStore:
             return False
         return True
 
+    def _refuse_growth(self, txn: CountingTxn) -> None:
+        """While nearly full, only what does not make the store larger is committed, until there is room again."""
+        if txn.grown > 0 and not self._has_room():
+            raise _full(self.directory, None)
+
     def _has_room(self) -> bool:
-        """While draining: whether the free pages inside the map make up for the ballast, or it can be laid again."""
+        """Whether the free pages inside the map make up for the ballast, or it can be laid again."""
         stat = self._env.stat()
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         if self._in_memory:
@@ -347,7 +376,7 @@ class LmdbStore:
         except OSError:
             self._drop_ballast()
             return False
-        self._draining = False
+        self._counting = None
         return True
 
     # -- fork ---------------------------------------------------------------------------------------------------------
@@ -357,17 +386,20 @@ class LmdbStore:
 
         LMDB cannot be inherited: a child that closes its copy frees the reader slots of its parent.
         """
-        if not self._is_down:
+        if self._is_ready:
+            self._is_ready = False
             self._is_down = True
             self._env.close()
 
     def _reopen_after_fork(self) -> None:
         """After a fork that Python did not see."""
-        self._busy = False
         with suppress(lmdb.Error):
             self._env.close()
-        if not self._closed:
-            self._open()
+        self._open()
+
+
+def _lay_format(txn: LmdbTxn) -> None:
+    txn.put(FORMAT, b"1")
 
 
 def _reserve(path: str, size: int) -> None:
@@ -387,8 +419,7 @@ def _full(directory: str, error: OSError | None) -> OSError:
 def _before_fork() -> None:
     for store in list(_stores):
         store._gate.acquire()
-        if not store._busy:
-            store._step_aside()
+        store._step_aside()
 
 
 def _after_fork_in_parent() -> None:

@@ -10,7 +10,7 @@ P = ParamSpec("P")
 
 
 class Waiter(NamedTuple):
-    """Who waits: a session, one wait of it (numbers are not reused), and the bell that wakes it."""
+    """Who waits: a session, one wait of it (numbers are not reused), and the bell that wakes it (0: awake, looking)."""
 
     session: int
     number: int
@@ -22,7 +22,7 @@ class Txn(Protocol):
 
     @property
     def revision(self) -> int:
-        """The number of this commit in the store's history. Reading it makes the transaction a write."""
+        """The number of this commit in the store's history: above that of every commit before. For writes only."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value at the key."""

@@ -23,6 +23,7 @@ _numbers = itertools.count(1)
 
 def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[bytes, str]:
     """Place a value. Returns what to store for it and the blob's name; raises StoreFull if there is room nowhere."""
+    host.flush()
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
     name = f"{host.session}-{next(_numbers)}"
     for blob in (name, spilled(host.directory, name)):

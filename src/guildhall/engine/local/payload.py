@@ -13,12 +13,12 @@ from typing import Any
 from ...errors import GuildhallError, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
-from ...primitives.values import FINISHED, Object, Stored
+from ...primitives.values import FINISHED, Stored
 from . import blobs
 
 INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 class _Context(threading.local):
@@ -34,7 +34,7 @@ context = _Context()
 
 def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
     """The pickle, its buffers, and the objects that futures in it stand for. Raises Unpicklable, naming `what`."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return pickle.dumps(value, 5), [], ()
     before, context.uses = context.uses, []
     buffers: list[pickle.PickleBuffer] = []
@@ -81,14 +81,12 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[byte
     if not blob:
         return Stored(data, uses), ()
     oid = host.new_object()
-    host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+    host.transact(values.make, oid, FINISHED, data, uses, blob)
     return Stored(REFERENCE + oid, (oid,)), (oid,)
 
 
 def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:
     """The value. `held` are holds of this session that its futures take over; the others are given back."""
-    if not held and data[:1] == b"\x80" and context.host is host:
-        return pickle.loads(data)
     before = context.host, context.held
     context.host, context.held = host, list(held)
     try:
@@ -103,6 +101,11 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
         context.host, context.held = before
         if left:
             host.defer(values.release_for, host.session, tuple(left))
+
+
+def unpack(host: EmbeddedHost, stored: Stored) -> Any:
+    """A stored value whose holds this session has taken. One that uses no object is a plain pickle without futures."""
+    return decode(host, stored.data, stored.uses) if stored.uses else pickle.loads(stored.data)
 
 
 def encode_error(error: BaseException) -> bytes:

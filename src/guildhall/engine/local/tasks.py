@@ -12,21 +12,24 @@ from typing import NamedTuple
 from ...primitives import values, waiters
 from ...primitives.op import BUSY, NotNow
 from ...primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
-from ...store.keys import Space, pack_int
+from ...store.keys import pack_id, pack_int
 from ...store.records import Form, Record
 from ...store.transaction import Txn, Waiter
 
-READY = Space(b"\x40")
-CLAIMS = Space(b"\x41")
-DEPENDENTS = Space(b"\x42")
+READY = b"\x40"
+CLAIMS = b"\x41"
+DEPENDENTS = b"\x42"
 IDLE = b"\x43"
+LOOKING = b"\x44"
+"""Places of workers without a task: asleep, and still awake. The latter are served first: they need no ring."""
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
 
 
 class Recipe(Record, tag=1, frozen=True):
-    """What a worker needs to run a task. `missing` counts the dependencies that have not finished."""
+    """What a worker needs to run a task. `missing` counts the dependencies that have not finished; `is_plain`: its
+    arguments refer to nothing."""
 
     name: str
     function: bytes
@@ -36,6 +39,7 @@ class Recipe(Record, tag=1, frozen=True):
     deaths: int = 0
     missing: int = 0
     priority: int = 0
+    is_plain: bool = False
 
 
 class Claim(Record, tag=1, frozen=True):
@@ -59,43 +63,53 @@ RECIPE = Form(Recipe)
 CLAIM = Form(Claim)
 
 
-def submit(txn: Txn, session: int, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -> None:
-    """New tasks, as (object id, recipe, what it uses), each held once by the session."""
+def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -> None:
+    """New tasks, as (object id, recipe, what it uses), each held once by the session that its id names."""
     ready = 0
     stamp = pack_int(txn.revision)
+    used: list[bytes] = []
     for oid, recipe, uses in tasks:
-        missing = 0
-        failed: Object | None = None
-        for dep in recipe.deps:
-            found = values.look(txn, dep)
-            if found is None:
-                failed = Object(CANCELLED, 1, b"")
-            elif found.state == PENDING:
-                missing += 1
-                txn.put(DEPENDENTS[dep + oid], b"")
-            elif found.state != FINISHED:
-                failed = found
-        if failed is not None:
-            values.make(txn, session, oid, Object(failed.state, 1, failed.data))
-            continue
-        if missing:
+        if recipe.deps:
+            missing, failed = _await(txn, oid, recipe.deps)
+            if failed is not None:
+                values.make(txn, oid, failed.state, failed.data)
+                continue
             recipe = _with(recipe, missing=missing)
-        values.make(txn, session, oid, Object(PENDING, 1, RECIPE.pack(recipe), uses))
-        if not missing:
-            txn.put(READY[pack_int(-recipe.priority) + stamp + oid], oid)
+        values.lay(txn, oid, PENDING, RECIPE.pack(recipe), uses)
+        used += uses
+        if not recipe.missing:
+            txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
             ready += 1
+    if used:
+        values.hold(txn, used)
     _wake_idle(txn, ready)
 
 
+def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | None]:
+    """Have the task told of each dependency's end. How many are pending, and one that failed or is gone."""
+    missing = 0
+    for dep in deps:
+        found = values.look(txn, dep)
+        if found is None:
+            return 0, Object(CANCELLED, 1, 1, b"")
+        if found.state in (ERROR, CANCELLED):
+            return 0, found
+        if found.state == PENDING:
+            missing += 1
+            values.watch(txn, dep, found)
+            txn.put(DEPENDENTS + dep + oid, b"")
+    return missing, None
+
+
 def _wake_idle(txn: Txn, count: int) -> None:
-    while count and waiters.unpark(txn, IDLE) is not None:
+    while count and (waiters.unpark(txn, LOOKING) or waiters.unpark(txn, IDLE)):
         count -= 1
 
 
 def claim(
     txn: Txn, session: int, limit: int, waiter: Waiter | None
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
-    """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked.
+    """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
     Returns the claim's key and the tasks.
     """
@@ -119,10 +133,18 @@ def claim(
             if len(taken) >= limit:
                 break
     if not taken:
-        return BUSY if waiter is None else waiters.park(txn, IDLE, waiter)
-    key = CLAIMS[pack_int(session) + pack_int(txn.revision)]
+        return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
+    key = CLAIMS + pack_int(session) + pack_int(txn.revision)
     txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
     return key, taken
+
+
+def doze(txn: Txn, waiter: Waiter, bell: int) -> bool:
+    """A worker that looked for long enough falls asleep. False if there is something to do."""
+    if not waiters.withdraw(txn, waiter) or txn.first(READY) is not None:
+        return False
+    waiters.park(txn, IDLE, waiter._replace(bell=bell))
+    return True
 
 
 def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
@@ -130,20 +152,26 @@ def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
     data = txn.get(claimed)
     if data is None:
         return
-    over = {end.oid for end in ends}
+    _strike(txn, claimed, data, {end.oid for end in ends})
+    settle_all(txn, [end for end in reversed(ends) if not (end.again and _retry(txn, end.oid))])
+
+
+def _strike(txn: Txn, claimed: bytes, data: bytes, over: set[bytes]) -> None:
+    """Take tasks off the claim; it goes with its last one."""
     rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in over)
     if rest:
         txn.put(claimed, CLAIM.pack(Claim(rest)))
     else:
         txn.delete(claimed)
-    for end in ends:
-        if end.again:
-            found = values.look(txn, end.oid)
-            recipe = None if found is None or found.state != PENDING else RECIPE.unpack(found.data)
-            if found is not None and recipe is not None and recipe.retries > 0:
-                _put_back(txn, end.oid, found, _with(recipe, retries=recipe.retries - 1))
-                continue
-        settle(txn, end)
+
+
+def _retry(txn: Txn, oid: bytes) -> bool:
+    found = values.look(txn, oid)
+    recipe = None if found is None or found.state != PENDING else RECIPE.unpack(found.data)
+    if found is None or recipe is None or recipe.retries <= 0:
+        return False
+    _put_back(txn, oid, found, _with(recipe, retries=recipe.retries - 1))
+    return True
 
 
 def pass_on(txn: Txn) -> None:
@@ -158,23 +186,38 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
     if data is None:
         return
     back = set(oids)
-    rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in back)
-    txn.put(claimed, CLAIM.pack(Claim(rest))) if rest else txn.delete(claimed)
+    _strike(txn, claimed, data, back)
     for oid in back:
-        txn.put(READY[pack_int(0) + pack_int(0) + oid], oid)
+        found = values.look(txn, oid)
+        if found is not None and found.state == PENDING:
+            txn.put(_front(oid, RECIPE.unpack(found.data)), oid)
     _wake_idle(txn, len(back))
+
+
+def _front(oid: bytes, recipe: Recipe) -> bytes:
+    """The key before all ready tasks of its priority."""
+    return READY + pack_id(-recipe.priority) + pack_int(0) + oid
 
 
 def settle(txn: Txn, end: Done) -> None:
     """One task's end, and what follows for those that depend on it."""
-    todo = [end]
+    settle_all(txn, [end])
+
+
+def settle_all(txn: Txn, todo: list[Done]) -> None:
+    """As `settle`, for many, the last one first."""
+    spent: list[bytes] = []
     while todo:
         end = todo.pop()
-        if values.settle(txn, end.oid, end.state, end.data, end.uses, end.blob) is None:
+        before = values.settle(txn, end.oid, end.state, end.data, end.uses, end.blob)
+        if before is None:
             if end.blob:
                 txn.unlink(end.blob)
             continue
-        for key, _ in txn.scan(DEPENDENTS[end.oid]):
+        spent += before.uses
+        if not before.is_watched:
+            continue
+        for key, _ in txn.scan(DEPENDENTS + end.oid):
             txn.delete(key)
             oid = key[1 + len(end.oid) :]
             found = values.look(txn, oid)
@@ -189,23 +232,24 @@ def settle(txn: Txn, end: Done) -> None:
                 values.rewrite(txn, oid, found, RECIPE.pack(recipe))
             else:
                 _put_back(txn, oid, found, recipe)
+    if spent:
+        values.release(txn, spent)
 
 
 def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
     """Pending tasks end as cancelled, with their dependents; what has ended stays."""
-    for oid in oids:
-        settle(txn, Done(oid, CANCELLED, b""))
+    settle_all(txn, [Done(oid, CANCELLED, b"") for oid in oids])
 
 
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     values.rewrite(txn, oid, found, RECIPE.pack(recipe))
-    txn.put(READY[pack_int(-recipe.priority) + pack_int(0) + oid], oid)
+    txn.put(_front(oid, recipe), oid)
     _wake_idle(txn, 1)
 
 
 def bury(txn: Txn, session: int, note: int) -> None:
     """The tasks that a dead worker had claimed run again, those that killed too many fail."""
-    for key, data in txn.scan(CLAIMS[pack_int(session)]):
+    for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
         oids = CLAIM.unpack(data).oids
         for oid in oids:
@@ -230,4 +274,5 @@ def _with(old: Recipe, *, missing: int | None = None, retries: int | None = None
         old.deaths if deaths is None else deaths,
         old.missing if missing is None else missing,
         old.priority,
+        old.is_plain,
     )

@@ -6,6 +6,7 @@ claims meanwhile. Claims are of one task until tasks have proved short.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import threading
@@ -23,12 +24,15 @@ from ...primitives import waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR, FINISHED
 from . import payload, tasks
+from .monitor import Monitor
 from .tasks import Done, Recipe
 
 BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
-SPIN_S = 0.00005
+LOOK_S = 0.0002
+"""How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client that was
+asleep itself needs to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
 
 
 class Slot(threading.local):
@@ -46,36 +50,52 @@ def _function(pickled: bytes) -> Callable[..., Any]:
     return function
 
 
+@lru_cache(maxsize=256)
+def _placed_function(host: EmbeddedHost, reference: bytes) -> Callable[..., Any]:
+    function: Callable[..., Any] = payload.decode(host, reference)
+    return function
+
+
 class Run:
     """One claim being worked off: the tasks not begun, and the ends not yet told."""
 
     def __init__(self, host: EmbeddedHost, key: bytes, todo: list[tuple[bytes, Recipe]]) -> None:
         self.host = host
         self.key = key
-        self.todo = todo[::-1]
-        self.ends: list[Done] = []
-        self.gate = threading.Lock()
+        self.begun = 0
+        self._todo = todo[::-1]
+        self._ends: list[Done] = []
+        self._gate = threading.Lock()
 
     def work(self) -> float:
         """Run all. Returns the seconds that a task took on average."""
-        count = 0
-        begun = told = time.perf_counter()
-        while True:
-            with self.gate:
-                if not self.todo:
-                    break
-                oid, recipe = self.todo.pop()
-            end = run_task(self.host, oid, recipe)
-            self.ends.append(end)  # Not in one line: while the task waited, `tell` may have put a new list here.
-            count += 1
-            if time.perf_counter() - told > BATCH_S:
-                self.tell()
-                told = time.perf_counter()
+        began = told = time.perf_counter()
+        end: Done | None = None
+        while (task := self._next(end)) is not None:
+            end = run_task(self.host, *task)
+            now = time.perf_counter()
+            if now - told > BATCH_S:
+                self.tell(end)
+                end, told = None, now
         self.tell()
-        return (time.perf_counter() - begun) / max(count, 1)
+        return (time.perf_counter() - began) / max(self.begun, 1)
 
-    def tell(self) -> None:
-        ends, self.ends = self.ends, []
+    def _next(self, end: Done | None) -> tuple[bytes, Recipe] | None:
+        """Note the end of one task and begin the next."""
+        with self._gate:
+            if end is not None:
+                self._ends.append(end)
+            if not self._todo:
+                return None
+            self.begun += 1
+            return self._todo.pop()
+
+    def tell(self, last: Done | None = None) -> None:
+        """Finish what has ended. Any thread may, while another works."""
+        with self._gate:
+            ends, self._ends = self._ends, []
+        if last is not None:
+            ends.append(last)
         if not ends:
             return
         try:
@@ -89,9 +109,9 @@ class Run:
 
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
-        with self.gate:
-            rest = [oid for oid, _ in self.todo]
-            self.todo.clear()
+        with self._gate:
+            rest = [oid for oid, _ in self._todo]
+            self._todo.clear()
         self.tell()
         if rest:
             self.host.transact(tasks.unclaim, self.key, rest)
@@ -116,7 +136,7 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
 
 def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
     code = recipe.function
-    function = _function(code) if code[:1] == b"\x80" else payload.decode(host, code)
+    function = _function(code) if code[:1] == b"\x80" else _placed_function(host, code)
     result = function(*args, **kwargs)
     if isinstance(result, CoroutineType):
         import asyncio
@@ -126,7 +146,8 @@ def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
 
 
 def _arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
-    return payload.decode(host, recipe.args)  # type: ignore[no-any-return]
+    args, kwargs = pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
+    return args, kwargs
 
 
 class Worker:
@@ -134,6 +155,7 @@ class Worker:
 
     def __init__(self, host: EmbeddedHost) -> None:
         self.host = host
+        self._monitor = Monitor()
         self._helpers = 0
         self._blocked = 0
         self._gate = threading.Lock()
@@ -147,28 +169,33 @@ class Worker:
                 return
             claimed = host.transact(tasks.claim, host.session, limit, None)
             if isinstance(claimed, Answer):
-                limit = 1
+                limit = max(1, limit // 2)
                 claimed = self._await_task(is_helper)
                 if claimed is None:
                     continue
             key, todo = claimed
-            slot.run = Run(host, key, todo)
-            each_s = slot.run.work()
+            run = slot.run = Run(host, key, todo)
+            if len(todo) > 1:
+                self._monitor.follow(run)
+            each_s = run.work()
+            if len(todo) > 1:
+                self._monitor.follow(None)
             slot.run = None
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
 
     def _await_task(self, is_helper: bool) -> Any:
         host = self.host
-        spun = time.perf_counter() + SPIN_S
-        while time.perf_counter() < spun:
-            if host.read(_any_ready):
-                return None
         waiter, bell = host.waiter()
         try:
             claimed = host.transact(tasks.claim, host.session, 1, waiter)
             if not isinstance(claimed, Answer):
                 return claimed
-            while host.read(waiters.is_parked, waiter):
+            until = time.perf_counter() + LOOK_S
+            while not host.read(waiters.is_granted, waiter) and time.perf_counter() < until:
+                os.sched_yield()
+            if not host.transact(tasks.doze, waiter, bell.number):
+                return None
+            while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
                 if is_helper and self._is_surplus():
                     host.transact(waiters.withdraw, waiter)
@@ -205,10 +232,6 @@ class Worker:
     def _go_on(self) -> None:
         with self._gate:
             self._blocked -= 1
-
-
-def _any_ready(txn: Any) -> bool:
-    return txn.first(tasks.READY) is not None
 
 
 def main(directory: str, joined: Callable[[], None]) -> None:

@@ -1,0 +1,78 @@
+"""Functions travel once: pickles of functions, kept on both sides.
+
+Pickling by value (a function of `__main__`, a lambda) takes longer than a task's way through the store, and captures
+the globals that the function uses at that moment. So a pickle is used again only while everything it captured is the
+very same, and of kinds that cannot change under us; a function that refers to anything else is pickled at each call.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import payload
+
+_FIXED: tuple[type, ...] = (*payload.PLAIN, types.ModuleType, types.BuiltinFunctionType)
+_MAX_DEPTH = 4
+
+_kept: weakref.WeakKeyDictionary[Callable[..., Any], tuple[list[Any], bytes]] = weakref.WeakKeyDictionary()
+
+
+def pickled(function: Callable[..., Any], name: str) -> tuple[bytes | None, tuple[bytes, ...]]:
+    """The function's pickle and the objects it uses; no pickle if it has buffers, which need a blob.
+
+    Raises Unpicklable.
+    """
+    captured = list(_captured(function, 0)) if isinstance(function, types.FunctionType) else [_MISSING]
+    can_keep = not any(value is _MISSING for value in captured)
+    if can_keep:
+        known = _kept.get(function)
+        if known is not None and _same(known[0], captured):
+            return known[1], ()
+    code, buffers, uses = payload.pickled(function, f"function {name}")
+    if buffers:
+        return None, ()
+    if can_keep and not uses:
+        _kept[function] = captured, code
+    return code, uses
+
+
+_MISSING: Any = object()
+"""Stands for something that may change without our seeing it."""
+
+
+def _captured(function: types.FunctionType, depth: int) -> Iterator[Any]:
+    """All that the function's pickle would hold, or _MISSING."""
+    if depth > _MAX_DEPTH or function.__dict__ or function.__closure__:
+        yield _MISSING
+        return
+    yield function.__code__
+    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        yield default if isinstance(default, _FIXED) else _MISSING
+    for name in _names(function.__code__):
+        value = function.__globals__.get(name, function)
+        if value is function:  # Itself, a builtin, or an attribute's name.
+            continue
+        yield value
+        if type(value) is types.FunctionType:
+            yield from _captured(value, depth + 1)
+        elif not isinstance(value, _FIXED) and not _is_importable(value):
+            yield _MISSING
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_importable(value: Any) -> bool:
+    """A class of a module that is imported by name where it is needed."""
+    return isinstance(value, type) and value.__module__ not in ("__main__", "__mp_main__")
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,62 @@
+"""The key space is as docs/keyspace.md says: each vector there is a key that the ops really write."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from guildhall.engine.local import tasks
+from guildhall.engine.local.tasks import Recipe
+from guildhall.primitives import event, lock, queue, sessions, topic, values, variable
+from guildhall.primitives.values import FINISHED, Stored
+from guildhall.store.keys import pack_name
+from guildhall.store.memory import MemoryStore
+from guildhall.store.transaction import Waiter
+
+PAGE = Path(__file__).parents[1] / "docs" / "keyspace.md"
+VECTOR = re.compile(r"^\| .* \| `([0-9a-f ]+)` \|$", re.MULTILINE)
+X = pack_name("test", "x")
+
+
+def everything_at_once() -> set[bytes]:
+    """All keys that a hall with one of everything ever held."""
+    store = MemoryStore()
+    seen: set[bytes] = set()
+
+    def run(op: object, *args: object) -> None:
+        store.transact(op, *args)  # type: ignore[arg-type]
+        seen.update(store.keys)
+
+    for _ in range(300):
+        run(sessions.number)
+    run(sessions.join, sessions.Session(1, 100, "process"))
+    run(sessions.join, sessions.Session(300, 101, "worker"))
+    run(variable.put, X, Stored(b""))
+    run(event.put, X)
+    run(lock.acquire, X, 1, 1, None)
+    run(lock.acquire, X, 300, 1, Waiter(300, 7, 0))
+    run(queue.put, X, 0, Stored(b""), None)
+    run(topic.subscribe, X, b"0123456789abcdef", 300)
+    run(topic.publish, X, (Stored(b""),))
+    run(values.make, values.object_id(1, 5), FINISHED, b"")
+    run(values.hold_for, 300, [values.object_id(1, 5)])
+    run(tasks.submit, [(values.object_id(1, 6), Recipe("f", b"", b"", priority=2), ())])
+    run(tasks.submit, [(values.object_id(1, 7), Recipe("g", b"", b"", (values.object_id(1, 6),)), ())])
+    run(tasks.claim, 300, 1, None)
+    run(tasks.claim, 300, 1, Waiter(300, 8, 0))
+    run(tasks.doze, Waiter(300, 8, 0), 1)
+    return seen
+
+
+def test_every_vector_on_the_page_is_a_key_and_every_region_has_one() -> None:
+    vectors = {bytes.fromhex(found) for found in VECTOR.findall(PAGE.read_text())}
+    keys = everything_at_once()
+    assert vectors, "no vectors found on the page"
+    assert not vectors - keys, f"not written by any op: {[v.hex(' ') for v in vectors - keys]}"
+    missing = {key[:1] for key in keys} - {vector[:1] for vector in vectors}
+    assert not missing, f"regions without a vector: {[m.hex() for m in missing]}"
+
+
+if __name__ == "__main__":
+    for key in sorted(everything_at_once()):
+        print(key.hex(" "))
