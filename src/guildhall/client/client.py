@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any, Self
 
 from ..engine.local import payload, tasks
-from ..engine.local.pool import Pool
+from ..engine.local.pool import ForkServer, Pool
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
@@ -37,9 +37,18 @@ class LocalCluster:
             options.pop(ignored, None)
         if options:
             raise WrongType(f"LocalCluster: unknown option {next(iter(options))!r}")
-        self.host = halls.open().host
         self.n_workers = count
-        self.pool = Pool(self.host, count)
+        server = ForkServer()  # Before the hall, so that it imports while that is made.
+        try:
+            self.host = halls.open().host
+        except BaseException:
+            server.close()
+            raise
+        try:
+            self.pool = Pool(self.host, count, server)
+        except BaseException:
+            self.host.close()
+            raise
         self.host.exits = self.pool.exits  # type: ignore[attr-defined]
         self._is_open = True
         atexit.register(self.close)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -269,6 +267,8 @@ def home() -> str:
     if given:
         root = given
     else:
+        import tempfile
+
         root = tempfile.gettempdir()
         with suppress(OSError):
             stat = os.statvfs("/dev/shm")
@@ -300,6 +300,8 @@ def _trust(path: str) -> None:
 
 def _make(directory: str) -> None:
     """Lay a hall aside and rename it into place: nobody sees half of one."""
+    import tempfile
+
     parent = os.path.dirname(directory)
     aside = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent)
     try:
@@ -315,7 +317,7 @@ def _make(directory: str) -> None:
         if not os.path.exists(os.path.join(directory, "data.mdb")):
             raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove_tree(aside)
 
 
 def _pid_namespace() -> str:
@@ -369,7 +371,28 @@ def remove_hall(directory: str) -> None:
     aside = f"{directory}.gone-{os.getpid()}"
     with suppress(OSError):
         os.rename(directory, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove_tree(aside)
+
+
+def remove_unused(directory: str) -> bool:
+    """Take a private hall's directory away if nobody is in it. Returns whether it is gone."""
+    try:
+        members = Members(os.path.join(directory, "members"))
+    except FileNotFoundError:
+        return True
+    try:
+        if members.anybody():
+            return False
+    finally:
+        members.close()
+    remove_hall(directory)
+    return True
+
+
+def _remove_tree(path: str) -> None:
+    import shutil  # Here, because it loads three compression libraries, and workers need none of this.
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def private_directory() -> str:
@@ -384,16 +407,12 @@ def sweep(root: str) -> None:
     for name in os.listdir(root):
         path = os.path.join(root, name)
         if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_tree(path)
         elif name.startswith("private-") and not _is_running(name.split("-")[1]):
             mine = any(host.directory == path for host in _hosts.values())
             with suppress(OSError):
                 if not mine:
-                    members = Members(os.path.join(path, "members"))
-                    is_used = members.anybody()
-                    members.close()
-                    if not is_used:
-                        remove_hall(path)
+                    remove_unused(path)
 
 
 def _is_running(pid: str) -> bool:

@@ -6,8 +6,8 @@ import itertools
 import mmap
 import os
 import pickle
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -26,8 +26,7 @@ def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuf
     host.flush()
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
     name = f"{host.session}-{next(_numbers)}"
-    spill = os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{os.path.basename(host.directory)}-{name}")
-    for blob in (name, spill):
+    for blob in (name, spilled(host.directory, name)):
         path = host.blob_path(blob)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -44,6 +43,22 @@ def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuf
         finally:
             os.close(fd)
     raise StoreFull(failure.errno, f"a value of {sum(p.nbytes for p in parts)} bytes: no room in memory or on disk")
+
+
+def spilled(directory: str, name: str) -> str:
+    """Where a hall's blob goes that finds no room in memory."""
+    import tempfile
+
+    return os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{os.path.basename(directory)}-{name}")
+
+
+def remove_spilled(directory: str) -> None:
+    """Remove all spilled blobs of a hall that is gone."""
+    place, prefix = os.path.split(spilled(directory, ""))
+    with suppress(OSError):
+        for name in os.listdir(place):
+            if name.startswith(prefix):
+                os.unlink(os.path.join(place, name))
 
 
 def _places(sizes: Sequence[int]) -> list[int]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-import traceback
 from typing import Any
-
-import cloudpickle
 
 from ...errors import GuildhallError, Unpicklable
 from ...hosts.embedded import EmbeddedHost
@@ -50,7 +47,7 @@ def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tu
             pass
         buffers.clear()
         context.uses.clear()
-        data = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
+        data = _cloudpickled(value, buffer_callback=buffers.append)
         return data, buffers, tuple(context.uses)
     except Exception as error:
         kind = type(value).__name__
@@ -59,13 +56,20 @@ def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tu
         context.uses = before
 
 
+def _cloudpickled(value: Any, **options: Any) -> bytes:
+    """By value what others cannot import. Loading the module takes as long as forking a worker: only when needed."""
+    import cloudpickle
+
+    return cloudpickle.dumps(value, 5, **options)  # type: ignore[no-any-return]
+
+
 def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
     """A value as an object's (data, uses, blob)."""
     data, buffers, uses = pickled(value, what)
     size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
     if size <= INLINE_BYTES:
         if buffers:
-            data = cloudpickle.dumps(value, 5)
+            data = _cloudpickled(value)
         return data, uses, ""
     stored, blob = blobs.write(host, data, buffers)
     return stored, uses, blob
@@ -106,10 +110,11 @@ def unpack(host: EmbeddedHost, stored: Stored) -> Any:
 
 def encode_error(error: BaseException) -> bytes:
     """An exception with its causes and the text of its traceback."""
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     try:
-        data: bytes = cloudpickle.dumps((error, error.__cause__, text))
-        return _checked(data)
+        return _checked(_cloudpickled((error, error.__cause__, text)))
     except Exception:
         plain = Exception(f"{type(error).__name__}: {error}")
         return pickle.dumps((plain, None, text))

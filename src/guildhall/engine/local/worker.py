@@ -1,21 +1,20 @@
 """A worker process: claims tasks, runs them in its main thread, finishes them.
 
-Started as `python -m guildhall.engine.local.worker HALL PARENT_PID ...`. A task that waits in guildhall gives up its
-slot: a helper thread claims meanwhile. Claims are of one task until tasks have proved short.
+Forked from `forkserver.py`, which calls `main`. A task that waits in guildhall gives up its slot: a helper thread
+claims meanwhile. Claims are of one task until tasks have proved short.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
-import select
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from io import TextIOWrapper
+from types import CoroutineType
 from typing import Any
 
 from ...errors import StoreFull, Unpicklable
@@ -139,7 +138,7 @@ def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
     code = recipe.function
     function = _function(code) if code[:1] == b"\x80" else _placed_function(host, code)
     result = function(*args, **kwargs)
-    if inspect.iscoroutine(result):
+    if isinstance(result, CoroutineType):
         import asyncio
 
         return asyncio.run(result)
@@ -235,41 +234,13 @@ class Worker:
             self._blocked -= 1
 
 
-def watch_parent(host: EmbeddedHost, pid: int) -> None:
-    """End with the process that started us; the last one out removes a private hall."""
-    poll = select.poll()
-    try:
-        poll.register(os.pidfd_open(pid), select.POLLIN)
-        while not poll.poll(1000) and os.getppid() == pid:
-            pass
-    except (OSError, AttributeError):
-        while os.getppid() == pid:
-            time.sleep(0.5)
-    try:
-        if host.is_private:
-            host._members.leave(host.session)
-            if not host._members.anybody():
-                from ...hosts.embedded import remove_hall
-
-                remove_hall(host.directory)
-    finally:
-        os._exit(1)
-
-
-def main() -> None:
-    directory, parent, is_private, *path = sys.argv[1:]
-    sys.path[:] = path
-    sys.argv[1:] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle.
-    host = open_hall(directory, role="worker", estates=(tasks.bury,), is_private=is_private == "1")
+def main(directory: str, joined: Callable[[], None]) -> None:
+    """Join the hall, say so, and work there for ever."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # A worker is killed in the end: nothing else empties the buffer.
+    host = open_hall(directory, role="worker", estates=(tasks.bury,))
     current.task_host.append(host)
     worker = Worker(host)
     host.give_way = worker.give_way
-    threading.Thread(target=watch_parent, args=(host, int(parent)), daemon=True, name="guildhall-parent").start()
+    joined()
     worker.loop()
-
-
-if __name__ == "__main__":
-    from guildhall.engine.local.worker import main as run
-
-    run()
