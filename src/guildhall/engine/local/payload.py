@@ -13,7 +13,7 @@ from typing import Any
 
 import cloudpickle
 
-from ...errors import GuildhallError, Unpicklable
+from ...errors import TaskFailed, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
 from ...primitives.values import FINISHED, Object, Stored
@@ -102,27 +102,69 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
 
 
 def encode_error(error: BaseException) -> bytes:
-    """An exception with its causes and the text of its traceback."""
+    """An exception with its causes and the text of its traceback.
+
+    As in a generator, StopIteration becomes a RuntimeError: raised by `result()` it would end the caller's loop.
+    """
+    if isinstance(error, StopIteration):
+        stop, error = error, RuntimeError(f"the task raised StopIteration: {error}").with_traceback(error.__traceback__)
+        error.__cause__ = stop
     text = "".join(traceback.format_exception(error))
-    try:
-        data: bytes = cloudpickle.dumps((error, error.__cause__, text))
-        return _checked(data)
-    except Exception:
-        plain = Exception(f"{type(error).__name__}: {error}")
-        return pickle.dumps((plain, None, text))
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and not any(link is seen for seen in chain):
+        chain.append(link)
+        link = link.__cause__
+    return pickle.dumps((_words(error), text, [_portable(link) for link in chain]))
 
 
-def _checked(data: bytes) -> bytes:
-    pickle.loads(data)
-    return data
+def _words(error: BaseException) -> str:
+    """The exception's type and text, also if it refuses to give its text."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _portable(error: BaseException) -> bytes:
+    """The exception's pickle, proved to come back the same; made otherwise, or only its words, if it does not."""
+    for made in (error, _Parts(error)):
+        try:
+            data: bytes = cloudpickle.dumps(made)
+            if str(pickle.loads(data)) == str(error):
+                return data
+        except Exception:
+            continue
+    return pickle.dumps(Exception(_words(error)))
+
+
+class _Parts:
+    """Stands for an exception in a pickle, and is read back as one without asking its constructor."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self._error), self._error.args, self._error.__dict__)
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 def decode_error(data: bytes) -> tuple[BaseException, str]:
     """The exception and the text of its traceback where it was raised."""
+    words, text, chain = pickle.loads(data)
+    errors = [_read_error(link, words) for link in chain]
+    for error, cause in zip(errors, errors[1:], strict=False):
+        error.__cause__ = cause
+    errors[0].add_note("Raised in a worker:\n" + text.rstrip())
+    return errors[0], text
+
+
+def _read_error(data: bytes, words: str) -> BaseException:
     try:
-        error, cause, text = pickle.loads(data)
+        error: BaseException = pickle.loads(data)
+        return error
     except Exception as broken:
-        return GuildhallError(f"the task failed with an exception that cannot be read here: {broken!r}"), ""
-    error.__cause__ = cause
-    error.add_note("Raised in a worker:\n" + text.rstrip())
-    return error, text
+        return TaskFailed(f"the task failed with {words}; the exception itself cannot be read here: {broken!r}")
