@@ -237,7 +237,13 @@ def _submit(
 ) -> list[Future]:
     if not callable(function):
         raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
-    name = getattr(function, "__name__", type(function).__name__)
+    for what, given in (("retries", retries), ("priority", priority)):
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise WrongType(f"submit: {what}: expected a whole number, got {type(given).__name__} {given!r:.60}")
+    if not 0 <= retries < 1 << 31 or not -(1 << 31) <= priority < 1 << 31:
+        raise Misuse(f"submit: retries {retries}, priority {priority}: expected retries of 0 or more, both below 2**31")
+    # A worker that cannot read a recipe dies of it, and the next one too: nothing but text goes in as a name.
+    name = str(getattr(function, "__name__", type(function).__name__)).encode(errors="backslashreplace").decode()
     code, buffers, uses = payload.pickled(function, f"function {name}")
     spent: tuple[bytes, ...] = ()
     if buffers or len(code) > INLINE_FUNCTION_BYTES:
