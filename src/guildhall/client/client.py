@@ -16,7 +16,6 @@ from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
-from ..primitives.values import FINISHED, Object
 from . import hall as halls
 from .futures import Future, substitute
 
@@ -156,9 +155,7 @@ class Client:
 
     def _scatter_one(self, value: Any, key: str | None = None) -> Future:
         host = self.host
-        data, uses, blob = payload.encode(host, value, "the value to scatter")
-        oid = host.new_object()
-        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+        oid = payload.place(host, value, "the value to scatter")
         return Future(host, oid, key or f"{type(value).__name__}-{oid.hex()}")
 
     def cancel(self, futures: Any) -> None:
@@ -245,29 +242,30 @@ def _submit(
     # A worker that cannot read a recipe dies of it, and the next one too: nothing but text goes in as a name.
     name = str(getattr(function, "__name__", type(function).__name__)).encode(errors="backslashreplace").decode()
     code, buffers, uses = payload.pickled(function, f"function {name}")
-    spent: tuple[bytes, ...] = ()
+    spent: list[bytes] = []
     if buffers or len(code) > INLINE_FUNCTION_BYTES:
-        oid = host.new_object()
-        data, inner, blob = payload.encode(host, function, f"function {name}")
-        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, inner, blob))
-        code, uses, spent = payload.REFERENCE + oid, (oid,), (oid,)
+        oid = payload.place(host, function, f"function {name}")
+        code, uses = payload.REFERENCE + oid, (oid,)
+        spent.append(oid)
     futures: list[Future] = []
     batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
-    for call in calls:
-        deps: list[bytes] = []
-        stored, used = payload.store(host, substitute(call, deps), f"an argument of {name}")
-        spent += used
-        oid = host.new_object()
-        recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
-        batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
-        futures.append(Future(host, oid, key or f"{name}-{oid.hex()}"))
-        if len(batch) == 512:
+    try:
+        for call in calls:
+            deps: list[bytes] = []
+            stored, used = payload.store(host, substitute(call, deps), f"an argument of {name}")
+            spent.extend(used)
+            oid = host.new_object()
+            recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+            batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
+            futures.append(Future(host, oid, key or f"{name}-{oid.hex()}"))
+            if len(batch) == 512:
+                host.transact(tasks.submit, host.session, batch)
+                batch = []
+        if batch:
             host.transact(tasks.submit, host.session, batch)
-            batch = []
-    if batch:
-        host.transact(tasks.submit, host.session, batch)
-    if spent:
-        host.defer(values.release_for, host.session, spent)
+    finally:
+        if spent:
+            host.defer(values.release_for, host.session, tuple(spent))
     return futures
 
 

@@ -76,9 +76,24 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[byte
     data, uses, blob = encode(host, value, what)
     if not blob:
         return Stored(data, uses), ()
-    oid = host.new_object()
-    host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+    oid = _make(host, data, uses, blob)
     return Stored(REFERENCE + oid, (oid,)), (oid,)
+
+
+def place(host: EmbeddedHost, value: Any, what: str) -> bytes:
+    """A value as an object of its own, held once by this session."""
+    return _make(host, *encode(host, value, what))
+
+
+def _make(host: EmbeddedHost, data: bytes, uses: tuple[bytes, ...], blob: str) -> bytes:
+    oid = host.new_object()
+    try:
+        host.transact(values.make, host.session, oid, Object(FINISHED, 1, data, uses, blob))
+    except BaseException:
+        if blob:
+            host.remove_blob(blob)  # Nobody else knows of it.
+        raise
+    return oid
 
 
 def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:
