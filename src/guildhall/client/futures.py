@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .. import deadline
 from ..deadline import Timeout
 from ..engine.local import payload, tasks
-from ..errors import KilledWorker, Misuse, TimedOut, WrongType
+from ..errors import KilledWorker, Misuse, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -100,7 +100,13 @@ class Future:
             finally:
                 del error
         assert found is not None
-        return payload.decode(self._host, found.data)
+        try:
+            return payload.decode(self._host, found.data)
+        except Exception as broken:
+            raise Unpicklable(
+                f"task {self.key}: its result is there but cannot be read here: {broken!r}; "
+                "see whether what it needs can be imported in this process"
+            ) from broken
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
         """What the task raised; None if it did not, or was cancelled."""
