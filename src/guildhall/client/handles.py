@@ -261,6 +261,7 @@ class Queue(Handle):
                 lambda waiter: True,
                 lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
                 timeout_s,
+                leave=lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
             )
         finally:
             if spent:
@@ -296,6 +297,7 @@ class Queue(Handle):
             lambda waiter: host.transact(queue.collect, key, waiter),
             lambda waiter: host.transact(queue.withdraw_get, key, waiter),
             timeout_s,
+            leave=lambda waiter: host.transact(queue.leave_get, key, waiter),
         )
         if answer is LATE:
             raise self._late(timeout_s)

@@ -105,14 +105,20 @@ def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[Stored, ...]:
     return items
 
 
+def leave_get(txn: Txn, name: bytes, waiter: Waiter) -> bool:
+    """Stop waiting, and let those behind be served who want less. False if items were granted meanwhile."""
+    if not waiters.withdraw(txn, waiter):
+        return False
+    _settle(txn, name, look(txn, name))
+    return True
+
+
 def withdraw_get(txn: Txn, name: bytes, waiter: Waiter) -> None:
     """Stop waiting; what was granted meanwhile goes back to the head."""
-    if not waiters.withdraw(txn, waiter):
+    if not leave_get(txn, name, waiter):
         granted = waiters.collect(txn, waiter)
         if granted is not None:
             give_back(txn, name, granted)
-    else:
-        _settle(txn, name, look(txn, name))
 
 
 def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: Stored) -> bool:
