@@ -281,7 +281,8 @@ class Queue(Handle):
     def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
         """The first item; waits for one. `batch=n`: a list of n, `batch=True`: a list of all there are, maybe none.
 
-        Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head.
+        Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head; so does
+        a batch with an item that cannot be read, while such an item alone is taken and raises what its reading raised.
         """
         if batch is not True and (not isinstance(batch, int) or batch < 0):
             raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
@@ -301,8 +302,17 @@ class Queue(Handle):
         )
         if answer is LATE:
             raise self._late(timeout_s)
-        items = [payload.decode(host, item.data, item.uses) for item in answer]
-        return items if batch else items[0]
+        if not batch:
+            return payload.decode(host, answer[0].data, answer[0].uses)
+        try:
+            items = [payload.decode(host, item.data) for item in answer]
+        except BaseException:  # One that cannot be read does not take its neighbours along.
+            host.transact(queue.put_back, key, session, answer)
+            raise
+        uses = tuple(use for item in answer for use in item.uses)
+        if uses:
+            host.defer(values.release_for, session, uses)
+        return items
 
     def qsize(self) -> int:
         """How many items there are."""

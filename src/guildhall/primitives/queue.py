@@ -129,10 +129,22 @@ def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: Stored) -> bool:
     return True
 
 
+def put_back(txn: Txn, name: bytes, session: int, items: tuple[Stored, ...]) -> None:
+    """Items that the session got and cannot use go back to the head, in their order."""
+    for item in items:
+        _hold_all(txn, item.uses)
+        values.release_for(txn, session, item.uses)
+    _return(txn, name, items)
+
+
 def give_back(txn: Txn, name: bytes, granted: bytes) -> None:
     """Granted and never collected items go back to the head, in their order."""
+    _return(txn, name, BATCH.unpack(granted).items)
+
+
+def _return(txn: Txn, name: bytes, items: tuple[Stored, ...]) -> None:
     queue = look(txn, name)
-    for item in reversed(BATCH.unpack(granted).items):
+    for item in reversed(items):
         queue = Queue(queue.maxsize, queue.first - 1, queue.end)
         txn.put(_item_key(name, queue.first), STORED.pack(item))
     _settle(txn, name, queue)
