@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any, Self
 
 from . import deadline
 from .client import drive, handles
 from .deadline import Timeout
 from .engine.local import payload
+from .errors import TimedOut
 
 __all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
 
@@ -17,8 +20,15 @@ class Variable(handles.Variable):
 
     async def get(self, timeout: Timeout = None) -> Any:
         host = self._host
-        await drive.arun(host, self._get_flow(host, deadline.seconds(timeout)))
-        return super().get(timeout)
+        timeout_s = deadline.seconds(timeout)
+        until = deadline.after(timeout_s)
+        while True:
+            try:
+                await drive.arun(host, self._get_flow(host, deadline.left(until)))
+            except TimedOut:
+                raise self._late(timeout_s) from None
+            with suppress(TimedOut):  # Deleted meanwhile: wait again, here and not in the loop's thread.
+                return super().get(0)
 
     async def set(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
         super().set(value, timeout)
@@ -46,7 +56,7 @@ class Lock(handles.Lock):
 
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
-        return await drive.arun(host, self._acquire_flow(host, deadline.seconds(timeout) if blocking else 0.0))
+        return await drive.arun(host, self._acquire_flow(host, self._patience_s(blocking, timeout)))
 
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()
@@ -67,6 +77,7 @@ class Queue(handles.Queue):
         await drive.arun(host, self._put_flow(host, value, deadline.seconds(timeout)))
 
     async def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
+        self._check_batch(batch)
         host = self._host
         return await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), batch))
 
@@ -81,12 +92,33 @@ class Pub(handles.Pub):
 class Sub(handles.Sub):
     """As `guildhall.Sub`; iterate with `async for`."""
 
+    _line: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
     async def get(self, timeout: Timeout = None) -> Any:
-        host = self._host
-        if not self._fetched:
-            await drive.arun(host, self._fetch_flow(host, deadline.seconds(timeout)))
+        timeout_s = deadline.seconds(timeout)
+        host = self._opened()
+        until = deadline.after(timeout_s)
+        while not self._fetched:
+            line = self._in_line()
+            try:
+                async with asyncio.timeout(deadline.left(until) if line.locked() else None):
+                    await line.acquire()
+            except TimeoutError:
+                raise self._late(timeout_s) from None
+            try:
+                if not self._fetched and not await drive.arun(host, self._fetch_flow(host, deadline.left(until))):
+                    raise self._late(timeout_s)
+            finally:
+                line.release()
         message = self._fetched.popleft()
         return payload.decode(host, message.data, message.uses)
+
+    def _in_line(self) -> asyncio.Lock:
+        """Where coroutines of this loop that share the subscription wait while one of them fetches."""
+        loop = asyncio.get_running_loop()
+        if self._line is None or self._line[0] is not loop:
+            self._line = loop, asyncio.Lock()
+        return self._line[1]
 
     def __aiter__(self) -> Self:
         return self

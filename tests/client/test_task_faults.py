@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from guildhall import Client, KilledWorker, Queue, Sub, Pub, TaskFailed, Unpicklable, Variable
+from guildhall import Client, KilledWorker, Pub, Queue, Sub, TaskFailed, Unpicklable, Variable
 
 
 class NeedsTwo(Exception):
@@ -109,7 +109,9 @@ def test_leaving_python_is_the_tasks_failure_and_the_worker_lives(client: Client
     error = client.submit(throw, kind(3)).exception(timeout=20)
     assert type(error) is kind
     assert error.args == (3,)
-    assert client.submit(os.getpid).result(timeout=20) in pids | set(client.gather(client.map(lambda _: os.getpid(), range(20))))
+    assert client.submit(os.getpid).result(timeout=20) in pids | set(
+        client.gather(client.map(lambda _: os.getpid(), range(20)))
+    )
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -214,7 +216,15 @@ def test_killed_worker_names_the_task_and_the_exit(client: Client, how: str) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"retries": "2"}, {"retries": 1.5}, {"retries": -1}, {"retries": None}, {"priority": "high"}, {"priority": 1.5}, {"priority": 1 << 80}],
+    [
+        {"retries": "2"},
+        {"retries": 1.5},
+        {"retries": -1},
+        {"retries": None},
+        {"priority": "high"},
+        {"priority": 1.5},
+        {"priority": 1 << 80},
+    ],
 )
 def test_nonsense_options_of_submit_are_refused_and_kill_no_worker(client: Client, options: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):

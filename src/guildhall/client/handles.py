@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, Self
 
 from .. import deadline
@@ -165,17 +167,20 @@ class Lock(Handle):
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
-        timeout_s = deadline.seconds(timeout)
-        if not blocking:
-            if timeout is not None:
-                raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True")
-            timeout_s = 0.0
+        timeout_s = self._patience_s(blocking, timeout)
         host = self._host
         answer = host.transact(lock.acquire, self._key, self._me(host), None)
         if not isinstance(answer, Answer):
             self._grant = answer
             return True
         return drive.run(host, self._acquire_flow(host, timeout_s))
+
+    def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
+        if blocking:
+            return deadline.seconds(timeout)
+        if timeout is not None:
+            raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
+        return 0.0
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         me, key = self._me(host), self._key
@@ -284,10 +289,13 @@ class Queue(Handle):
         Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head; so does
         a batch with an item that cannot be read, while such an item alone is taken and raises what its reading raised.
         """
-        if batch is not True and (not isinstance(batch, int) or batch < 0):
-            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
+        self._check_batch(batch)
         host = self._host
         return drive.run(host, self._get_flow(host, deadline.seconds(timeout), batch))
+
+    def _check_batch(self, batch: Any) -> None:
+        if batch is not True and (not isinstance(batch, int) or batch < 0):
+            raise Misuse(f"queue {self.name!r:.60}: batch {batch!r:.60}: expected True or a number of items")
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, batch: bool | int) -> Flow[Any]:
         want = 0 if batch is True else int(batch) or 1
@@ -348,19 +356,49 @@ class Sub(Handle):
     def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
         super().__init__(name, hall=hall, client=client)
         host = self._given = self._host
+        self._subscribe(host)
+
+    def _subscribe(self, host: EmbeddedHost) -> None:
+        self._pid = os.getpid()
         self._id = uuid.uuid4().bytes
+        self._turn = threading.Lock()
         self._fetched: deque[Stored] = deque()
+        self._is_open = True
         host.transact(topic.subscribe, self._key, self._id, host.session)
 
-    def get(self, timeout: Timeout = None) -> Any:
-        """The next message; waits for one. Raises TimedOut."""
+    def _opened(self) -> EmbeddedHost:
+        """The hall, sure that the subscription is ours: a forked child gets one of its own, from now on."""
         host = self._host
-        if not self._fetched:
-            drive.run(host, self._fetch_flow(host, deadline.seconds(timeout)))
-        message = self._fetched.popleft()
-        return payload.decode(host, message.data, message.uses)
+        if not self._is_open:
+            raise Misuse(f"subscription to {self.name!r:.60}: it is closed; make another Sub")
+        if self._pid != os.getpid():
+            self._subscribe(host)
+        return host
 
-    def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
+    def get(self, timeout: Timeout = None) -> Any:
+        """The next message; waits for one. Raises TimedOut.
+
+        Threads that share the subscription get each message once: one of them fetches, the others wait behind it.
+        """
+        timeout_s = deadline.seconds(timeout)
+        host = self._opened()
+        until = deadline.after(timeout_s)
+        while True:
+            with suppress(IndexError):
+                message = self._fetched.popleft()
+                return payload.decode(host, message.data, message.uses)
+            left_s = deadline.left(until)
+            if not self._turn.acquire(timeout=-1 if left_s is None else min(left_s, threading.TIMEOUT_MAX)):
+                raise self._late(timeout_s)
+            try:
+                if not self._fetched and not drive.run(self._opened(), self._fetch_flow(host, deadline.left(until))):
+                    raise self._late(timeout_s)
+            finally:
+                self._turn.release()
+
+    def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
+        """Fetch what there is. False if nothing came in time."""
+
         def fetch(waiter: Waiter | None) -> Any:
             return host.transact(topic.fetch, self._key, self._id, self._FETCH, host.session, waiter)
 
@@ -372,8 +410,11 @@ class Sub(Handle):
             timeout_s,
         )
         if answer is LATE:
-            raise self._late(timeout_s)
+            return False
+        if not answer:
+            raise Misuse(f"subscription to {self.name!r:.60}: it is closed; make another Sub")
         self._fetched.extend(answer)
+        return True
 
     def next(self, timeout: Timeout = None) -> Any:
         """The next message, as `get`."""
@@ -386,12 +427,14 @@ class Sub(Handle):
 
     def close(self) -> None:
         """Unsubscribe."""
-        host = self._given
-        if host is not None:
-            host.defer(topic.unsubscribe, self._key, self._id, host.session)
+        if self._is_open:
+            self._is_open = False
+            host = self._given
+            if host is not None and self._pid == os.getpid():  # In a forked child it is the parent's.
+                host.defer(topic.unsubscribe, self._key, self._id, host.session)
 
     def __del__(self) -> None:
-        if hasattr(self, "_id"):
+        if hasattr(self, "_is_open"):
             self.close()
 
 

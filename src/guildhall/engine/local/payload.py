@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import threading
 import traceback
+from itertools import pairwise
 from typing import Any
 
 import cloudpickle
@@ -171,7 +172,7 @@ def decode_error(data: bytes) -> tuple[BaseException, str]:
     """The exception and the text of its traceback where it was raised."""
     words, text, chain = pickle.loads(data)
     errors = [_read_error(link, words) for link in chain]
-    for error, cause in zip(errors, errors[1:], strict=False):
+    for error, cause in pairwise(errors):
         error.__cause__ = cause
     errors[0].add_note("Raised in a worker:\n" + text.rstrip())
     return errors[0], text
