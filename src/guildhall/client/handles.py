@@ -70,9 +70,11 @@ class Variable(Handle):
         deadline.seconds(timeout)
         host = self._host
         stored, spent = self._store(value)
-        host.transact(variable.put, self._key, stored)
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        try:
+            host.transact(variable.put, self._key, stored)
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
     def get(self, timeout: Timeout = None) -> Any:
         """The value. Waits until it is first set; raises TimedOut (a TimeoutError).
@@ -205,8 +207,8 @@ class Lock(Handle):
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
         host = self._host
+        self._grant = None  # Before: a thread that waits with this object has its own grant from the commit on.
         host.transact(lock.release, self._key, self._me(host))
-        self._grant = None
         return True
 
     def locked(self) -> bool:
@@ -243,8 +245,8 @@ class Queue(Handle):
         super().__init__(name, hall=hall, client=client)
         if isinstance(maxsize, bool) or not isinstance(maxsize, int):
             raise WrongType(f"queue {self.name!r}: maxsize: expected a whole number, got {maxsize!r}")
-        if maxsize < 0:
-            raise Misuse(f"queue {self.name!r}: maxsize {maxsize}: expected 0 (no bound) or more")
+        if not 0 <= maxsize < 1 << 63:
+            raise Misuse(f"queue {self.name!r:.60}: maxsize {maxsize!r:.30}: expected 0 (no bound) or more, below 2**63")
         self.maxsize = maxsize
         if self._given is not None or _has_host():
             self._host.transact(queue.register, self._key, maxsize)
@@ -277,11 +279,14 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
-        kept = [self._store(value) for value in items]
-        host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
-        spent = tuple(oid for _, some in kept for oid in some)
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        kept: list[tuple[Stored, tuple[bytes, ...]]] = []
+        try:
+            kept.extend(map(self._store, items))
+            host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
+        finally:
+            spent = tuple(oid for _, some in kept for oid in some)
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
     def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
         """The first item; waits for one. `batch=n`: a list of n, `batch=True`: a list of all there are, maybe none.
@@ -342,9 +347,11 @@ class Pub(Handle):
         """Publish a message, any value that pickles."""
         host = self._host
         stored, spent = self._store(value)
-        host.transact(topic.publish, self._key, (stored,))
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        try:
+            host.transact(topic.publish, self._key, (stored,))
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
 
 class Sub(Handle):
