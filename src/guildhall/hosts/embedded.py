@@ -188,11 +188,10 @@ class EmbeddedHost:
     # -- blobs --------------------------------------------------------------------------------------------------------
 
     def blob_path(self, blob: str) -> str:
-        return blob if blob.startswith("/") else os.path.join(self.directory, "blobs", blob)
+        return os.path.join(self.directory, "blobs", blob)
 
     def remove_blob(self, blob: str) -> None:
-        with suppress(OSError):
-            os.unlink(self.blob_path(blob))
+        _remove_blob(self.blob_path(blob))
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
@@ -348,7 +347,24 @@ def remove_hall(directory: str) -> None:
     aside = f"{directory}.gone-{os.getpid()}"
     with suppress(OSError):
         os.rename(directory, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _erase(aside)
+
+
+def _erase(directory: str) -> None:
+    """Remove a hall that nobody can find any more, with the blobs that it has elsewhere."""
+    blobs = os.path.join(directory, "blobs")
+    with suppress(OSError):
+        for name in os.listdir(blobs):
+            _remove_blob(os.path.join(blobs, name))
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_blob(path: str) -> None:
+    """Remove a blob, which may be a link to a file that has its room elsewhere."""
+    with suppress(OSError):
+        os.unlink(os.readlink(path))
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def private_directory() -> str:
@@ -363,7 +379,7 @@ def sweep(root: str) -> None:
     for name in os.listdir(root):
         path = os.path.join(root, name)
         if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
-            shutil.rmtree(path, ignore_errors=True)
+            _erase(path)
         elif name.startswith("private-") and not _is_running(name.split("-")[1]):
             mine = any(host.directory == path for host in _hosts.values())
             with suppress(OSError):
