@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from .. import deadline
 from ..deadline import Timeout
 from ..engine.local import payload, tasks
-from ..errors import KilledWorker, Misuse, TimedOut, Unpicklable, WrongType
+from ..errors import KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -116,7 +117,7 @@ class Future:
     def traceback(self, timeout: Timeout = None) -> str | None:
         """The text of the traceback where the task raised; None if it did not."""
         found = self._ended(timeout)
-        if found is None or found.state != ERROR or found.data[:1] == tasks.KILLED:
+        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL):
             return None
         return payload.decode_error(found.data)[1]
 
@@ -130,6 +131,11 @@ class Future:
             return KilledWorker(
                 f"task {name} ({self.key}): {deaths} workers died while they ran it; "
                 f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
+            )
+        if found.data[:1] == tasks.FULL:
+            return StoreFull(
+                errno.ENOSPC,
+                f"task {self.key}: no room left for its result; take or delete something, then run it again",
             )
         return payload.decode_error(found.data)[0]
 

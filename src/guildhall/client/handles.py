@@ -246,7 +246,7 @@ class Queue(Handle):
         if isinstance(maxsize, bool) or not isinstance(maxsize, int):
             raise WrongType(f"queue {self.name!r}: maxsize: expected a whole number, got {maxsize!r}")
         if not 0 <= maxsize < 1 << 63:
-            raise Misuse(f"queue {self.name!r:.60}: maxsize {maxsize!r:.30}: expected 0 (no bound) or more, below 2**63")
+            raise Misuse(f"queue {self.name!r:.60}: maxsize {maxsize!r:.30}: expected 0 (no bound) to 2**63 - 1")
         self.maxsize = maxsize
         if self._given is not None or _has_host():
             self._host.transact(queue.register, self._key, maxsize)

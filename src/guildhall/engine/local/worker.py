@@ -31,6 +31,7 @@ BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
 SPIN_S = 0.00005
+FULL_S = 0.02
 
 
 class Slot(threading.local):
@@ -82,12 +83,18 @@ class Run:
             return
         try:
             self.host.transact(tasks.finish, self.key, ends)
-        except StoreFull as error:
-            data = payload.encode_error(error)
+        except StoreFull:
             for end in ends:
-                if end.blob:
-                    self.host.remove_blob(end.blob)
-            self.host.transact(tasks.finish, self.key, [Done(end.oid, ERROR, data) for end in ends])
+                self._tell_one(end)
+
+    def _tell_one(self, end: Done) -> None:
+        """Tell one end by itself: another that does not fit shall not take it along."""
+        try:
+            self.host.transact(tasks.finish, self.key, [end])
+        except StoreFull:
+            if end.blob:
+                self.host.remove_blob(end.blob)
+            self.host.transact(tasks.finish, self.key, [Done(end.oid, ERROR, tasks.FULL)])
 
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
@@ -147,12 +154,16 @@ class Worker:
         while True:
             if is_helper and self._is_surplus():
                 return
-            claimed = host.transact(tasks.claim, host.session, limit, None)
-            if isinstance(claimed, Answer):
-                limit = 1
-                claimed = self._await_task(is_helper)
-                if claimed is None:
-                    continue
+            try:
+                claimed = host.transact(tasks.claim, host.session, limit, None)
+                if isinstance(claimed, Answer):
+                    limit = 1
+                    claimed = self._await_task(is_helper)
+                    if claimed is None:
+                        continue
+            except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
+                time.sleep(FULL_S)
+                continue
             key, todo = claimed
             slot.run = Run(host, key, todo)
             each_s = slot.run.work()
