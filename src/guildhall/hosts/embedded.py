@@ -122,10 +122,13 @@ class EmbeddedHost:
         if os.getpid() == self._pid:
             return
         self.store.close()
-        self._ringer.close()
         self._members.close()
         self._deferred.clear()
-        self._join()
+        self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
+        with suppress(OSError):
+            self.watch.close()
+            os.close(self._bells_fd)
+        self._join()  # With a new ringer: the old one's lock may be held by a thread that is not here.
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
