@@ -32,6 +32,7 @@ class Future:
     def __init__(self, host: EmbeddedHost, oid: bytes, key: str) -> None:
         self._host = host
         self._oid = oid
+        self._session = host._session
         self.key = key
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -40,7 +41,8 @@ class Future:
         return _restore, (self._oid, self.key)
 
     def __del__(self) -> None:
-        self._host.defer(values.release_for, self._host.session, (self._oid,))
+        if self._session == self._host._session:  # In a forked child the hold is its parent's.
+            self._host.defer(values.release_for, self._session, (self._oid,))
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
