@@ -107,10 +107,10 @@ def test_a_home_that_is_a_file_or_a_loop_is_refused(tmp_path: Path, monkeypatch:
 
 
 @pytest.fixture
-def read_only(small_tmpfs: Path) -> Iterator[Path]:
+def read_only(small_tmpfs: Path) -> Path:
     guildhall.open(small_tmpfs / "made").close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_tmpfs)], check=True)
-    yield small_tmpfs
+    return small_tmpfs
 
 
 def test_a_read_only_file_system_is_refused(read_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,20 +139,12 @@ def test_a_hall_made_in_another_container_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["namespace", "guard", "lock.mdb", "bells", "blobs"])
-def test_a_hall_with_a_missing_part_is_damaged_or_mended(tmp_path: Path, name: str) -> None:
-    with guildhall.open(tmp_path / "h") as hall:
-        Variable("v", hall=hall).set("kept")
+def test_a_hall_with_a_missing_part_is_damaged(tmp_path: Path, name: str) -> None:
+    guildhall.open(tmp_path / "h").close()
     part = tmp_path / "h" / name
     shutil.rmtree(part) if part.is_dir() else part.unlink()
-    try:
-        with guildhall.open(tmp_path / "h") as hall:
-            assert Variable("v", hall=hall).get(timeout=0) == "kept"
-            Variable("large", hall=hall).set(b"x" * 100_000)
-            assert Variable("large", hall=hall).get(timeout=0) == b"x" * 100_000
-            with pytest.raises(guildhall.TimedOut):
-                Queue("q", hall=hall).get(timeout=0.01)
-    except HallDamaged as error:
-        assert str(tmp_path / "h") in str(error)
+    with pytest.raises(HallDamaged, match=rf"{tmp_path / 'h'}.*{name} is gone"):
+        guildhall.open(tmp_path / "h")
 
 
 LOOK = """
