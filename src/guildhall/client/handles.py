@@ -266,7 +266,7 @@ class Queue(Handle):
             raise Misuse(f"queue {self.name!r:.60}: maxsize {maxsize!r:.30}: expected 0 (no bound) to 2**63 - 1")
         self.maxsize = maxsize
         if self._given is not None or _has_host():
-            self._host.transact(queue.register, self._key, maxsize)
+            self._host.insist(queue.register, self._key, maxsize)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.maxsize)

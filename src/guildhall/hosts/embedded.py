@@ -87,9 +87,9 @@ class EmbeddedHost:
             self._bells: list[Bell] = []
             self._bell_numbers = itertools.count(1)
             self._numbers = itertools.count(1)
-            self._session = self.store.transact(sessions.number)
+            self._session = self.store.insist(sessions.number)
             self._members.enter(self._session)
-            self.store.transact(sessions.join, Session(self._session, self._pid, self.role))
+            self.store.insist(sessions.join, Session(self._session, self._pid, self.role))
             self.bury_dead()
             undo.pop_all()
 
@@ -110,6 +110,12 @@ class EmbeddedHost:
             self.flush()
         return self._transact(op, *args)
 
+    def insist(self, op: Callable[..., T], *args: Any) -> T:
+        """As `transact`, also in a nearly full hall: for what those need who come to empty it."""
+        if not self._mark[0]:
+            self.rejoin()
+        return self.store.insist(op, *args)
+
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
@@ -119,19 +125,15 @@ class EmbeddedHost:
         self._dropped.append(oid)
 
     def flush(self) -> None:
-        """Run what was deferred, in one transaction."""
-        batch: list[tuple[Any, ...]] = []
-        with suppress(IndexError):
-            while len(batch) < MAX_DEFERRED:
-                batch.append(self._deferred.popleft())
-        dropped: list[bytes] = []
-        with suppress(IndexError):
-            while len(dropped) < MAX_DEFERRED:
-                dropped.append(self._dropped.popleft())
+        """Run what was deferred, in one transaction. In a full store it stays deferred."""
+        batch, dropped = _taken(self._deferred), _taken(self._dropped)
         if dropped:
             batch.append((sessions.release_for, self._session, dropped))
-        if batch:
-            self.store.transact(_run_all, batch)
+        try:
+            if batch:
+                self.store.transact(_run_all, batch)
+        except StoreFull:
+            self._deferred.extend(batch)
 
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
@@ -247,6 +249,15 @@ class EmbeddedHost:
         os.close(self._bells_fd)
         if self.is_private and is_last:
             remove_hall(self.directory)
+
+
+def _taken(line: deque[T]) -> list[T]:
+    """A portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile."""
+    portion: list[T] = []
+    with suppress(IndexError):
+        while len(portion) < MAX_DEFERRED:
+            portion.append(line.popleft())
+    return portion
 
 
 def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:

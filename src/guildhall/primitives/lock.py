@@ -38,7 +38,7 @@ def acquire(txn: Txn, name: bytes, session: int, handle: int, waiter: Waiter | N
     key = LOCKS + name
     data = txn.get(key)
     if data is None:
-        taken = Lock(session, handle, waiter.number if waiter else 0, txn.revision)
+        taken = Lock(session, handle, 0 if waiter is None else waiter.number, txn.revision)
         txn.put(key, LOCK.pack(taken))
         return taken
     if waiter is None:
@@ -57,14 +57,18 @@ def look(txn: Txn, name: bytes) -> Lock | None:
 
 def release(txn: Txn, name: bytes, session: int, handle: int) -> None:
     """Give the lock up. The longest waiter, if any, holds it from this commit on."""
-    held = look(txn, name)
+    data = txn.get(LOCKS + name)
+    held = None if data is None else LOCK.unpack(data)
     if held is None or held.session != session or held.handle != handle:
         who = "nobody holds it" if held is None else f"held by handle {held.handle} of session {held.session}"
         raise NotHeld(
             f"lock {name_of(name)!r}: released too often, or by another than its holder; {who}, "
             f"asked by handle {handle} of session {session}; release it where it was acquired, once"
         )
-    _pass_on(txn, name, held, is_inherited=False)
+    if held.is_wanted:
+        _pass_on(txn, name, held, is_inherited=False)
+    else:
+        txn.delete(LOCKS + name)
 
 
 def abandon(txn: Txn, name: bytes, session: int, handle: int) -> None:

@@ -92,9 +92,8 @@ def get(
     if waiter is None:
         return BUSY
     waiters.park(txn, GETTERS + name, waiter, pack_int(want))
-    _settle(
-        txn, name, Queue(queue.maxsize, queue.first, queue.end, True)
-    )  # A batch larger than the bound lets blocked puts in.
+    queue = Queue(queue.maxsize, queue.first, queue.end, True)
+    _settle(txn, name, queue)  # A batch larger than the bound lets blocked puts in.
     return PARKED
 
 

@@ -63,8 +63,7 @@ def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
         return 0
     end = topic.end
     for message in messages:
-        if message.uses:
-            values.hold(txn, message.uses)
+        values.hold(txn, message.uses)
         txn.put(MESSAGES + name + pack_int(end), STORED.pack(message))
         end += 1
     txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, end, topic.subscribers)))

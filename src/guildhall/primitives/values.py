@@ -67,8 +67,7 @@ def _put(txn: Txn, oid: bytes, old: Object, holds: int, owned: int) -> None:
 def make(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = "") -> None:
     """A new object, held once by the session that its id names."""
     lay(txn, oid, state, data, uses, blob)
-    if uses:
-        hold(txn, uses)
+    hold(txn, uses)
 
 
 def lay(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] = (), blob: str = "") -> None:
@@ -82,9 +81,9 @@ def look(txn: Txn, oid: bytes) -> Object | None:
 
 
 def _counted(oids: Sequence[bytes]) -> Iterable[tuple[bytes, int]]:
-    if len(oids) < 2:
-        return ((oid, 1) for oid in oids)
-    return Counter(oids).items()
+    if len(oids) > 1:
+        return Counter(oids).items()
+    return ((oids[0], 1),) if oids else ()
 
 
 def hold(txn: Txn, oids: Sequence[bytes]) -> None:
@@ -177,8 +176,7 @@ def settle(
     found = look(txn, oid)
     if found is None or found.state != PENDING:
         return None
-    if uses:
-        hold(txn, uses)
+    hold(txn, uses)
     txn.put(OBJECTS + oid, _pack_object(Object(state, found.holds, found.owned, data, uses, blob)))
     if found.is_watched:
         waiters.unpark_all(txn, OBJECTS + oid)

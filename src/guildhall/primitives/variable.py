@@ -14,8 +14,7 @@ def put(txn: Txn, name: bytes, value: Stored) -> None:
     """Set the value; all who wait for the first one wake."""
     key = VARIABLES + name
     old = txn.get(key)
-    if value.uses:
-        values.hold(txn, value.uses)
+    values.hold(txn, value.uses)
     txn.put(key, STORED.pack(value))
     if old is None:
         waiters.unpark_all(txn, key)

@@ -97,12 +97,12 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._gate = threading.RLock()
 
-    def transact(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def transact(self, op: Callable[..., T], *args: Any) -> T:
         with self._gate:
             txn = MemoryTxn(self)
             before = self.size
             try:
-                result = op(txn, *args, **kwargs)
+                result = op(txn, *args)
                 if self._max_bytes is not None and self.size > max(before, self._max_bytes):
                     raise StoreFull(f"the store holds its {self._max_bytes} bytes: delete something first")
             except BaseException:
@@ -116,9 +116,9 @@ class MemoryStore:
             self._remove(blob)
         return result
 
-    def read(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def read(self, op: Callable[..., T], *args: Any) -> T:
         with self._gate:
-            return op(MemoryTxn(self), *args, **kwargs)
+            return op(MemoryTxn(self), *args)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class Waiter(NamedTuple):
@@ -52,10 +51,10 @@ class Txn(Protocol):
 class Store(Protocol):
     """Runs ops, each atomically: all of it or, when it raises, nothing."""
 
-    def transact(self, op: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def transact(self, op: Callable[..., T], *args: Any) -> T:
         """Run the op as one transaction and commit it."""
 
-    def read(self, op: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, op: Callable[..., T], *args: Any) -> T:
         """Run an op that only reads, on a snapshot."""
 
     def close(self) -> None:

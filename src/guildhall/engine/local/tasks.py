@@ -82,8 +82,7 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -
         if not recipe.missing:
             txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
             ready += 1
-    if used:
-        values.hold(txn, used)
+    values.hold(txn, used)
     _wake_idle(txn, ready)
 
 
