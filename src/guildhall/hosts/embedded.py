@@ -57,6 +57,7 @@ class EmbeddedHost:
         self.opens = 1
         self._deferred: deque[tuple[Any, ...]] = deque()
         self._dropped: deque[bytes] = deque()
+        self._store: LmdbStore | None = None
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
@@ -68,16 +69,12 @@ class EmbeddedHost:
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, self._bells_fd)
             self._ringer = Ringer(self._bells_fd)
-            self.store = LmdbStore(
-                self.directory,
-                in_memory=filesystem(self.directory) in _MEMORY,
-                durable=self._durable,
-                ring=self._ringer.ring,
-                remove=self.remove_blob,
-            )
-            undo.callback(self.store.close)
-            self.read = self.store.read
-            self._transact = self.store.transact
+            if self._store is None:
+                self._store = self._open_store()
+                undo.callback(self._store.close)
+            self.read = self._store.read
+            self.transact = self._store.transact
+            self.insist = self._store.insist
             self._members = Members(os.path.join(self.directory, "members"))
             undo.callback(self._members.close)
             self.watch = Watch()
@@ -87,11 +84,22 @@ class EmbeddedHost:
             self._bells: list[Bell] = []
             self._bell_numbers = itertools.count(1)
             self._numbers = itertools.count(1)
-            self._session = self.store.insist(sessions.number)
+            self._session = self.insist(sessions.number)
             self._members.enter(self._session)
-            self.store.insist(sessions.join, Session(self._session, self._pid, self.role))
+            self.insist(sessions.join, Session(self._session, self._pid, self.role))
             self.bury_dead()
             undo.pop_all()
+
+    def _open_store(self) -> LmdbStore:
+        return LmdbStore(
+            self.directory,
+            in_memory=filesystem(self.directory) in _MEMORY,
+            durable=self._durable,
+            ring=lambda waiter: self._ringer.ring(waiter),  # A forked child has a ringer of its own.
+            remove=self.remove_blob,
+            errands=self._deferred,
+            before=self._before_op,
+        )
 
     @property
     def session(self) -> int:
@@ -102,19 +110,12 @@ class EmbeddedHost:
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 
-    def transact(self, op: Callable[..., T], *args: Any) -> T:
-        """Run an op, and what was deferred before it."""
-        if not self._mark[0]:
-            self.rejoin()
-        if self._deferred or len(self._dropped) > MAX_DROPPED:
+    def _before_op(self) -> None:
+        """In a forked child: a session of its own comes first. Else what was deferred."""
+        if self._mark[0]:
             self.flush()
-        return self._transact(op, *args)
-
-    def insist(self, op: Callable[..., T], *args: Any) -> T:
-        """As `transact`, also in a nearly full hall: for what those need who come to empty it."""
-        if not self._mark[0]:
+        else:
             self.rejoin()
-        return self.store.insist(op, *args)
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
@@ -123,6 +124,11 @@ class EmbeddedHost:
     def drop(self, oid: bytes) -> None:
         """A reference of this session to the object is gone."""
         self._dropped.append(oid)
+        self._ask_to_flush()
+
+    def _ask_to_flush(self) -> None:
+        if len(self._dropped) > MAX_DROPPED and not self._deferred:
+            self._deferred.append((_nothing,))
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction. In a full store it stays deferred."""
@@ -131,15 +137,15 @@ class EmbeddedHost:
             batch.append((sessions.release_for, self._session, dropped))
         try:
             if batch:
-                self.store.transact(_run_all, batch)
+                self.transact(_run_all, batch)
         except StoreFull:
             self._deferred.extend(batch)
+        self._ask_to_flush()
 
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
         if self._mark[0]:
             return
-        self.store.close()
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
@@ -197,7 +203,7 @@ class EmbeddedHost:
             if s.number != self.session and not self._members.is_alive(s.number)
         ]
         for number in dead:
-            self.store.transact(self._bury_one, number)
+            self.transact(self._bury_one, number)
             self._sweep_traces(number)
         return dead
 
@@ -238,8 +244,9 @@ class EmbeddedHost:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
-            self.store.transact(sessions.bury, self.session, 0, self._estates)
-        self.store.close()
+            self.transact(sessions.bury, self.session, 0, self._estates)
+        if self._store is not None:
+            self._store.close()
         for bell in self._bells:
             bell.close()
         self._ringer.close()
@@ -258,6 +265,10 @@ def _taken(line: deque[T]) -> list[T]:
         while len(portion) < MAX_DEFERRED:
             portion.append(line.popleft())
     return portion
+
+
+def _nothing(txn: Any) -> None:
+    """An errand that only asks for a flush."""
 
 
 def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:

@@ -20,7 +20,7 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -50,25 +50,15 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
 
 
-class LmdbTxn:
-    """One LMDB transaction. A store has one of these and points it at each transaction in turn (the gate is held)."""
+class LmdbSnapshot:
+    """A transaction that reads. A store has one of these and points it at each in turn (the gate is held)."""
 
-    __slots__ = ("_raw", "delete", "get", "put", "unlinked", "woken")
-
-    def __init__(self) -> None:
-        self.woken: list[Waiter] = []
-        self.unlinked: list[str] = []
+    __slots__ = ("_raw", "get")
 
     def begin(self, raw: Any) -> None:
         """Point at a new transaction."""
         self._raw = raw
         self.get = raw.get
-        self.put = raw.put
-        self.delete = raw.delete
-
-    @property
-    def revision(self) -> int:
-        return self._raw.id()  # type: ignore[no-any-return]
 
     def first(self, prefix: bytes) -> tuple[bytes, bytes] | None:
         cursor = self._raw.cursor()
@@ -91,6 +81,26 @@ class LmdbTxn:
                 if key > after:
                     found.append((key, value))
         return iter(found)
+
+
+class LmdbTxn(LmdbSnapshot):
+    """A transaction that writes, and whom to tell after the commit."""
+
+    __slots__ = ("delete", "put", "unlinked", "woken")
+
+    def __init__(self) -> None:
+        self.woken: list[Waiter] = []
+        self.unlinked: list[str] = []
+
+    def begin(self, raw: Any) -> None:
+        self._raw = raw
+        self.get = raw.get
+        self.put = raw.put
+        self.delete = raw.delete
+
+    @property
+    def revision(self) -> int:
+        return self._raw.id()  # type: ignore[no-any-return]
 
     def wake(self, waiter: Waiter) -> None:
         self.woken.append(waiter)
@@ -132,8 +142,9 @@ class CountingTxn(LmdbTxn):
 class LmdbStore:
     """The store in a directory that exists. `create` makes one; `in_memory` says that it is on tmpfs.
 
-    `ring` and `remove` are called with what each commit woke and unlinked. `durable`: a commit is on disk before the
-    call returns. Raises StoreFull when there is no room, HallDamaged when the file is not a store.
+    `ring` and `remove` are called with what each commit woke and unlinked; `before` is called before a write when there
+    are `errands`, and in a process that has forked or was forked. `durable`: a commit is on disk before the call
+    returns. Raises StoreFull when there is no room, HallDamaged when the file is not a store.
     """
 
     def __init__(
@@ -144,6 +155,8 @@ class LmdbStore:
         durable: bool = False,
         ring: Callable[[Waiter], None] = lambda waiter: None,
         remove: Callable[[str], None] = lambda blob: None,
+        errands: Sized = (),
+        before: Callable[[], None] = lambda: None,
         is_new: bool = False,
     ) -> None:
         self.directory = directory
@@ -151,8 +164,11 @@ class LmdbStore:
         self._durable = durable
         self._ring = ring
         self._remove = remove
+        self._errands = errands
+        self._before = before
         self._gate = threading.RLock()
         self._txn = LmdbTxn()
+        self._snapshot = LmdbSnapshot()
         self._counting: CountingTxn | None = None
         self._reserve_bytes = 2 * BALLAST_BYTES
         self._is_closed = False
@@ -251,7 +267,7 @@ class LmdbStore:
         gate = self._gate
         try:
             gate.acquire()  # `with` costs twice as much, which here is a tenth of the whole.
-            if not self._is_ready or not self._mark[0]:
+            if self._errands or not self._is_ready or not self._mark[0]:
                 self._prepare()
             self._is_ready = False
             txn = self._counting or self._txn
@@ -290,8 +306,8 @@ class LmdbStore:
             raw = None
             try:
                 raw = self._begin()
-                self._txn.begin(raw)
-                return op(self._txn, *args)
+                self._snapshot.begin(raw)
+                return op(self._snapshot, *args)
             except lmdb.Error as error:
                 self._recover(error)
             finally:
@@ -325,7 +341,7 @@ class LmdbStore:
             self._remove(blob)
 
     def _prepare(self) -> None:
-        """The rare cases before a transaction: a forked child, a closed store, one transaction inside another."""
+        """The rare cases before a transaction: errands, a forked child, a closed store, one inside another."""
         if self._is_closed:
             raise Misuse(f"hall {self.directory}: it is closed; open it again")
         if self._is_down:
@@ -333,11 +349,12 @@ class LmdbStore:
             self._is_down = False
         elif not self._mark[0]:
             self._reopen_after_fork()
-        else:
+        elif not self._is_ready:
             raise Misuse(
                 f"hall {self.directory}: used inside one of its own operations, from a signal handler or a finalizer; "
                 "let the handler set a flag and act on it outside"
             )
+        self._before()
 
     # -- space --------------------------------------------------------------------------------------------------------
 
