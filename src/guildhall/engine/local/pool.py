@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from ... import deadline
 from ...errors import Broken, Misuse
 from ...hosts.embedded import EmbeddedHost
+from . import payload
 from .forkserver import Line
 
 START_S = 60.0
@@ -139,6 +140,7 @@ class Pool:
         self._thread = threading.Thread(target=self._supervise, daemon=True, name="guildhall-supervisor")
         try:
             self._enlist()
+            payload.load_ahead()  # The server still imports.
             self._await_workers()
             self._thread.start()
         except BaseException:
