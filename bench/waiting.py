@@ -17,7 +17,7 @@ import guildhall
 from guildhall.client import drive
 
 LOOKS_US = (0, 10, 20, 50, 100, 200)
-TIMES = 4000
+TIMES = 3000
 ROUNDS = 5
 
 

@@ -166,16 +166,27 @@ class Lock(Handle):
         super().__init__(name, hall=hall, client=client)
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
+        self._was_busy = False  # When last asked for: then the next acquire brings a waiter at once.
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._timeout_s(blocking, timeout)
         host = self._given or host_of(None)
-        answer = host.transact(lock.acquire, self._key, host.session, self._handle, None)
-        if answer is BUSY:
-            return drive.run(host, self._acquire_flow(host, timeout_s))
-        self._grant = answer  # type: ignore[assignment]
-        return True
+        if not self._was_busy and self._try(host):
+            return True
+        return drive.run(host, self._acquire_flow(host, timeout_s))
+
+    def _try(self, host: EmbeddedHost) -> bool:
+        try:
+            answer = host.transact(lock.acquire, self._key, host.session, self._handle, None)
+            if answer is BUSY:
+                return False
+            self._grant = answer  # type: ignore[assignment]
+            return True
+        except BaseException:  # Ctrl-C: nobody will know whether it was held.
+            if self._grant is None:
+                host.transact(lock.abandon, self._key, host.session, self._handle)
+            raise
 
     def _timeout_s(self, blocking: bool, timeout: Timeout) -> float | None:
         if blocking:
@@ -186,8 +197,10 @@ class Lock(Handle):
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         key, session, handle = self._key, host.session, self._handle
+        self._was_busy = False
 
         def granted(waiter: Waiter) -> Any:
+            self._was_busy = True
             held = host.read(lock.look, key)
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY

@@ -2,7 +2,7 @@
 
 Invariant: a lock without a record has nobody in line, so whoever finds it free may take it at once and is fair; a lock
 whose record does not say `is_wanted` has nobody in line either, so its release need not look.
-A holder is one handle of one session; `grant` is the number of the wait that got it, 0 if it never waited.
+A holder is one handle of one session; `grant` is the number of the wait that got it, 0 if it brought no waiter.
 
 What a session holds is found by looking at all locks held in the hall: a death is rare, an index would cost each cycle.
 """
@@ -38,7 +38,7 @@ def acquire(txn: Txn, name: bytes, session: int, handle: int, waiter: Waiter | N
     key = LOCKS + name
     data = txn.get(key)
     if data is None:
-        taken = Lock(session, handle, 0, txn.revision)
+        taken = Lock(session, handle, waiter.number if waiter else 0, txn.revision)
         txn.put(key, LOCK.pack(taken))
         return taken
     if waiter is None:
@@ -65,6 +65,13 @@ def release(txn: Txn, name: bytes, session: int, handle: int) -> None:
             f"asked by handle {handle} of session {session}; release it where it was acquired, once"
         )
     _pass_on(txn, name, held, is_inherited=False)
+
+
+def abandon(txn: Txn, name: bytes, session: int, handle: int) -> None:
+    """Give the lock up if this handle got it: for a caller who was interrupted and cannot know."""
+    held = look(txn, name)
+    if held is not None and (held.session, held.handle) == (session, handle):
+        _pass_on(txn, name, held, is_inherited=False)
 
 
 def _pass_on(txn: Txn, name: bytes, held: Lock, *, is_inherited: bool) -> None:
