@@ -1,8 +1,7 @@
 """How long to look before sleeping: increments under one lock by several processes, and what they cost.
 
-For each length of looking: microseconds for one increment (all processes together), processor time for one increment, and
-the share of it that a process spends beside (a third one that only computes gets that much of a core). Run it with
-`python bench/waiting.py`; docs/decisions/0002-waiting.md tells what follows.
+For each length of looking: microseconds for one increment (all processes together), and processor time for one. Run it
+with `python bench/waiting.py`; docs/decisions/0002-waiting.md tells what follows.
 """
 
 from __future__ import annotations
