@@ -121,7 +121,7 @@ IDLE_S = 5.0
 
 
 def idle() -> tuple[float, float]:
-    """Of an idle cluster of two workers: percent of one core, with its client, and MiB resident of the larger worker."""
+    """Of an idle cluster of two workers: percent of one core, with its client, and MiB of the larger worker."""
     code = (
         "import time, psutil\nfrom guildhall import Client\n"
         "c = Client(n_workers=2)\n"
