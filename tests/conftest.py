@@ -3,32 +3,86 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+import guildhall
 from guildhall import Client
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Shared memory and a temporary directory of our own, so that whatever is left there is ours."""
+    tmp_path_factory.getbasetemp()
     home = Path("/dev/shm") / f"guildhall-test-{os.getpid()}"
-    home.mkdir(mode=0o700)
+    spill = Path(tempfile.gettempdir()) / f"guildhall-test-{os.getpid()}"
+    for place in (home, spill):
+        place.mkdir(mode=0o700)
     os.environ["GUILDHALL_HOME"] = str(home)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(spill)
     yield
-    left = [str(p) for p in home.glob("guildhall-*/*") if p.name.startswith(("private-", ".new-"))]
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=3)
-    running = [p.cmdline() for p in psutil.Process().children(recursive=True) if "guildhall" in " ".join(p.cmdline())]
-    import shutil
-
-    shutil.rmtree(home)
-    assert not left, f"halls left behind: {left}"
+    running = [process.cmdline() for process in _ours(str(home))]
+    left = [str(path) for path in (*home.glob("guildhall-*/*"), *spill.glob("guildhall-*"))]
+    left += [
+        str(path) for path in Path("/dev/shm").glob(f"guildhall-*/private-{os.getpid()}-*") if home not in path.parents
+    ]
+    left += [
+        line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path_factory.getbasetemp()) in line
+    ]
+    for place in (home, spill):
+        shutil.rmtree(place)
     assert not running, f"processes left behind: {running}"
+    assert not left, f"left behind: {left}"
+
+
+def _ours(home: str) -> Iterator[psutil.Process]:
+    """Our children, and who else works in our halls: a worker whose parent has gone is nobody's child."""
+    children = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "multiprocessing.resource_tracker" in " ".join(process.cmdline()):
+                continue
+            mine = process.pid != os.getpid() and process.environ().get("GUILDHALL_HOME", "").startswith(home)
+            if process.status() != psutil.STATUS_ZOMBIE and (process in children or mine):
+                yield process
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with Client(n_workers=2) as made:
         yield made
+
+
+@pytest.fixture
+def hall() -> Iterator[guildhall.Hall]:
+    """A private hall without workers."""
+    with guildhall.open() as made:
+        yield made
+
+
+@pytest.fixture
+def hall_name() -> Iterator[str]:
+    """The name of a hall that nobody else uses; the hall is removed afterwards, for one with a name stays."""
+    name = f"named-{os.urandom(4).hex()}"
+    yield name
+    shutil.rmtree(Path(os.environ["GUILDHALL_HOME"]) / f"guildhall-{os.getuid()}" / name, ignore_errors=True)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A memory file system of 8 MiB; needs the right to mount."""
+    point = tmp_path / "small"
+    point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", str(point)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs privileges")
+    yield point
+    subprocess.run(["umount", str(point)], check=True)

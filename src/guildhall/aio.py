@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any, Self
 
 from . import deadline
 from .client import drive, handles
 from .deadline import Timeout
 from .engine.local import payload
+from .errors import TimedOut
 from .primitives import values
 
 __all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
@@ -18,8 +21,15 @@ class Variable(handles.Variable):
 
     async def get(self, timeout: Timeout = None) -> Any:
         host = self._host
-        await drive.arun(host, self._get_flow(host, deadline.seconds(timeout)))
-        return super().get(timeout)
+        timeout_s = deadline.seconds(timeout)
+        until = deadline.after(timeout_s)
+        while True:
+            try:
+                await drive.arun(host, self._get_flow(host, deadline.left(until)))
+            except TimedOut:
+                raise self._late(timeout_s) from None
+            with suppress(TimedOut):  # Deleted meanwhile: wait again, here and not in the loop's thread.
+                return super().get(0)
 
     async def set(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
         super().set(value, timeout)
@@ -47,7 +57,7 @@ class Lock(handles.Lock):
 
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
-        return await drive.arun(host, self._acquire_flow(host, deadline.seconds(timeout) if blocking else 0.0))
+        return await drive.arun(host, self._acquire_flow(host, self._patience_s(blocking, timeout)))
 
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()
@@ -74,10 +84,10 @@ class Queue(handles.Queue):
                 host.defer(values.release_for, host.session, spent)
 
     async def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
+        want = self._want(batch)
         host = self._host
-        want = self._want(batch) if batch is not False else 1
         taken = await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), want))
-        return self._opened(host, taken, batch)
+        return self._unpacked(host, taken) if batch else payload.unpack(host, taken[0])
 
 
 class Pub(handles.Pub):
@@ -90,12 +100,33 @@ class Pub(handles.Pub):
 class Sub(handles.Sub):
     """As `guildhall.Sub`; iterate with `async for`."""
 
+    _line: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
     async def get(self, timeout: Timeout = None) -> Any:
-        host = self._host
-        if not self._fetched:
-            await drive.arun(host, self._fetch_flow(host, deadline.seconds(timeout)))
+        timeout_s = deadline.seconds(timeout)
+        host = self._opened()
+        until = deadline.after(timeout_s)
+        while not self._fetched:
+            line = self._in_line()
+            try:
+                async with asyncio.timeout(deadline.left(until) if line.locked() else None):
+                    await line.acquire()
+            except TimeoutError:
+                raise self._late(timeout_s) from None
+            try:
+                if not self._fetched and not await drive.arun(host, self._fetch_flow(host, deadline.left(until))):
+                    raise self._late(timeout_s)
+            finally:
+                line.release()
         message = self._fetched.popleft()
         return payload.unpack(host, message)
+
+    def _in_line(self) -> asyncio.Lock:
+        """Where coroutines of this loop that share the subscription wait while one of them fetches."""
+        loop = asyncio.get_running_loop()
+        if self._line is None or self._line[0] is not loop:
+            self._line = loop, asyncio.Lock()
+        return self._line[1]
 
     def __aiter__(self) -> Self:
         return self

@@ -68,4 +68,4 @@ class KilledWorker(TaskFailed):
 
 
 class Unpicklable(TaskFailed, TypeError):
-    """An argument or a result that cannot be pickled."""
+    """An argument or a result that cannot be pickled, or not read where it arrives."""

@@ -124,6 +124,15 @@ def test_a_dead_batch_getter_lets_the_next_one_be_served(store: MemoryStore, run
     assert store.transact(queue.collect, N, W3) == tuple(items("a"))
 
 
+def test_a_batch_getter_that_leaves_lets_the_next_one_be_served(store: MemoryStore, rung: list[Waiter]) -> None:
+    store.transact(queue.get, N, 0, 3, 2, W2)
+    store.transact(queue.get, N, 0, 1, 3, W3)
+    store.transact(queue.put_many, N, items("a"))
+    assert store.transact(queue.leave_get, N, W2)
+    assert rung == [W3]
+    assert not store.transact(queue.leave_get, N, W3)
+
+
 def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
     store.transact(values.make, oid, FINISHED, b"data")

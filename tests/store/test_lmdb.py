@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from guildhall.errors import StoreFull
 from guildhall.store.lmdb import LmdbStore
@@ -39,19 +35,6 @@ def fill(store: LmdbStore) -> int:
 def clear(txn: Any, prefix: bytes) -> None:
     for key, _ in txn.scan(prefix):
         txn.delete(key)
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A memory file system of 8 MiB; needs the right to mount."""
-    point = tmp_path / "small"
-    point.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", point], capture_output=True
-    ).returncode:
-        pytest.skip("mounting needs privileges")
-    yield point
-    subprocess.run(["umount", point], check=True)
 
 
 def test_a_full_file_system_is_an_error_and_the_store_works_after_deleting(small_tmpfs: Path) -> None:

@@ -14,8 +14,6 @@ from ..engine.local.pool import ForkServer, Pool
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from ..primitives import values
-from ..primitives.values import FINISHED
 from . import hall as halls
 from . import submission
 from .futures import Future, results
@@ -165,9 +163,7 @@ class Client:
 
     def _scatter_one(self, value: Any, key: str | None = None) -> Future:
         host = self.host
-        data, uses, blob = payload.encode(host, value, "the value to scatter")
-        oid = host.new_object()
-        host.transact(values.make, oid, FINISHED, data, uses, blob)
+        oid = payload.place(host, value, "the value to scatter")
         return Future(host, oid, key, type(value).__name__)
 
     def cancel(self, futures: Any) -> None:

@@ -50,8 +50,12 @@ def waiting(
     collect: Callable[[Waiter], Any],
     undo: Callable[[Waiter], Any],
     timeout_s: float | None,
+    leave: Callable[[Waiter], bool] | None = None,
 ) -> Flow[Any]:
-    """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back."""
+    """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
+
+    `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
+    """
     if timeout_s == 0:
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
@@ -67,7 +71,7 @@ def waiting(
             while parked:
                 left_s = deadline.left(until)
                 if left_s == 0:
-                    if host.transact(waiters.withdraw, waiter):
+                    if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
                 yield Pause(bell, left_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 
 from .. import deadline
 from ..deadline import Timeout
-from ..engine.local import payload, tasks
-from ..errors import KilledWorker, Misuse, TimedOut, WrongType
+from ..engine.local import failures, payload, tasks
+from ..errors import KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -33,11 +34,12 @@ class Future:
     The result lives as long as a future of it does. Futures compare by identity.
     """
 
-    __slots__ = ("__weakref__", "_host", "_key", "_name", "_oid")
+    __slots__ = ("__weakref__", "_host", "_key", "_name", "_oid", "_session")
 
     def __init__(self, host: EmbeddedHost, oid: bytes, key: str | None, name: str = "") -> None:
         self._host = host
         self._oid = oid
+        self._session = host.session
         self._key = key
         self._name = name
 
@@ -52,7 +54,8 @@ class Future:
         return _restore, (self._oid, self.key)
 
     def __del__(self) -> None:
-        self._host.drop(self._oid)
+        if self._session == self._host._session:  # In a forked child the hold is its parent's.
+            self._host.drop(self._oid)
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
@@ -113,9 +116,15 @@ class Future:
             finally:
                 del error
         assert found is not None
-        if not found.uses and not found.blob:
-            return pickle.loads(found.data)
-        return payload.decode(self._host, found.data)
+        try:
+            if not found.uses and not found.blob:
+                return pickle.loads(found.data)
+            return payload.decode(self._host, found.data)
+        except Exception as broken:
+            raise Unpicklable(
+                f"task {self.key}: its result is there but cannot be read here: {broken!r}; "
+                "see whether what it needs can be imported in this process"
+            ) from broken
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
         """What the task raised; None if it did not, or was cancelled."""
@@ -125,9 +134,9 @@ class Future:
     def traceback(self, timeout: Timeout = None) -> str | None:
         """The text of the traceback where the task raised; None if it did not."""
         found = self._ended(timeout)
-        if found is None or found.state != ERROR or found.data[:1] == tasks.KILLED:
+        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL):
             return None
-        return payload.decode_error(found.data)[1]
+        return failures.decode(found.data)[1]
 
     def _error(self, found: Object | None) -> BaseException | None:
         if found is None or found.state == CANCELLED:
@@ -140,7 +149,12 @@ class Future:
                 f"task {name} ({self.key}): {deaths} workers died while they ran it; "
                 f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
             )
-        return payload.decode_error(found.data)[0]
+        if found.data[:1] == tasks.FULL:
+            return StoreFull(
+                errno.ENOSPC,
+                f"task {self.key}: no room left for its result; take or delete something, then run it again",
+            )
+        return failures.decode(found.data)[0]
 
     def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
         """Call `callback(self)` from another thread when it has ended."""

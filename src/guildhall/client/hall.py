@@ -16,16 +16,26 @@ class Hall:
     """One shared namespace, opened by this process. A context manager; `close` leaves it."""
 
     def __init__(self, host: EmbeddedHost) -> None:
-        self.host = host
+        self._host = host
+        self._is_open = True
+
+    @property
+    def host(self) -> EmbeddedHost:
+        """What runs the operations. Raises Misuse when this hall was closed, though others may have it open."""
+        if not self._is_open:
+            raise Misuse(f"hall {self._host.directory}: it is closed; open it again")
+        return self._host
 
     @property
     def path(self) -> str:
         """The hall's directory."""
-        return self.host.directory
+        return self._host.directory
 
     def close(self) -> None:
-        """Leave the hall. What this process holds in it is given back."""
-        self.host.close()
+        """Leave the hall. What this process holds in it is given back, when its last opener closes. Twice is once."""
+        if self._is_open:
+            self._is_open = False
+            self._host.close()
 
     def __enter__(self) -> Hall:
         return self
@@ -34,7 +44,8 @@ class Hall:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Hall {self.host.directory} session {self.host.session}>"
+        state = f"session {self._host.session}" if self._is_open else "closed"
+        return f"<Hall {self._host.directory} {state}>"
 
 
 def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -> Hall:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, Self
 
 from .. import deadline
@@ -74,9 +76,11 @@ class Variable(Handle):
             deadline.seconds(timeout)
         host = self._given or host_of(None)
         stored, spent = self._store(host, value)
-        host.transact(variable.put, self._key, stored)
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        try:
+            host.transact(variable.put, self._key, stored)
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
     def get(self, timeout: Timeout = None) -> Any:
         """The value. Waits until it is first set; raises TimedOut (a TimeoutError).
@@ -170,7 +174,7 @@ class Lock(Handle):
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
-        timeout_s = None if blocking and timeout is None else self._timeout_s(blocking, timeout)
+        timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or host_of(None)
         if not self._was_busy and self._try(host):
             return True
@@ -188,11 +192,11 @@ class Lock(Handle):
                 host.transact(lock.abandon, self._key, host.session, self._handle)
             raise
 
-    def _timeout_s(self, blocking: bool, timeout: Timeout) -> float | None:
+    def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         if blocking:
             return deadline.seconds(timeout)
         if timeout is not None:
-            raise Misuse(f"lock {self.name!r}: a timeout is for blocking=True; give one of the two")
+            raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
         return 0.0
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
@@ -220,8 +224,8 @@ class Lock(Handle):
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
         host = self._given or host_of(None)
+        self._grant = None  # Before: a thread that waits with this object has its own grant from the commit on.
         host.transact(lock.release, self._key, host.session, self._handle)
-        self._grant = None
         return True
 
     def locked(self) -> bool:
@@ -258,8 +262,8 @@ class Queue(Handle):
         super().__init__(name, hall=hall, client=client)
         if isinstance(maxsize, bool) or not isinstance(maxsize, int):
             raise WrongType(f"queue {self.name!r}: maxsize: expected a whole number, got {maxsize!r}")
-        if maxsize < 0:
-            raise Misuse(f"queue {self.name!r}: maxsize {maxsize}: expected 0 (no bound) or more")
+        if not 0 <= maxsize < 1 << 63:
+            raise Misuse(f"queue {self.name!r:.60}: maxsize {maxsize!r:.30}: expected 0 (no bound) to 2**63 - 1")
         self.maxsize = maxsize
         if self._given is not None or _has_host():
             self._host.transact(queue.register, self._key, maxsize)
@@ -286,6 +290,7 @@ class Queue(Handle):
             lambda waiter: True,
             lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
             timeout_s,
+            leave=lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
         )
         if answer is LATE:
             raise TimedOut(f"queue {self.name!r:.60}: still full after {timeout_s:g} s")
@@ -293,16 +298,20 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
-        kept = [self._store(host, value) for value in items]
-        host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
-        spent = tuple(oid for _, some in kept for oid in some)
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        kept: list[tuple[Stored, tuple[bytes, ...]]] = []
+        try:
+            kept.extend(self._store(host, value) for value in items)
+            host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
+        finally:
+            spent = tuple(oid for _, some in kept for oid in some)
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
     def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
         """The first item; waits for one. `batch=n`: a list of n, `batch=True`: a list of all there are, maybe none.
 
-        Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head.
+        Raises TimedOut; then nothing was taken. If you stop waiting, what was on its way goes back to the head; so does
+        a batch with an item that cannot be read, while such an item alone is taken and raises what its reading raised.
         """
         want = 1 if batch is False else self._want(batch)
         timeout_s = None if timeout is None else deadline.seconds(timeout)
@@ -310,19 +319,26 @@ class Queue(Handle):
         taken = host.transact(queue.get, self._key, self.maxsize, want, host.session, None)
         if taken is BUSY:
             taken = drive.run(host, self._get_flow(host, timeout_s, want))
-        return self._opened(host, taken, batch)
+        return payload.unpack(host, taken[0]) if not batch else self._unpacked(host, taken)  # type: ignore[index]
 
-    def _want(self, batch: bool | int) -> int:
+    def _want(self, batch: Any) -> int:
+        """How many items a getter waits for; 0 for all there are."""
         if batch is True:
             return 0
         if not isinstance(batch, int) or batch < 0:
-            raise Misuse(f"queue {self.name!r}: batch {batch!r}: expected True or a number of items")
+            raise Misuse(f"queue {self.name!r:.60}: batch {batch!r:.60}: expected True or a number of items")
         return int(batch) or 1
 
-    def _opened(self, host: EmbeddedHost, taken: Any, batch: bool | int) -> Any:
-        if not batch:
-            return payload.unpack(host, taken[0])
-        return [payload.unpack(host, item) for item in taken]
+    def _unpacked(self, host: EmbeddedHost, taken: Any) -> list[Any]:
+        try:
+            items = [payload.decode(host, item.data) for item in taken]
+        except BaseException:  # One that cannot be read does not take its neighbours along.
+            host.transact(queue.put_back, self._key, host.session, taken)
+            raise
+        uses = tuple(use for item in taken for use in item.uses)
+        if uses:
+            host.defer(values.release_for, host.session, uses)
+        return items
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, want: int) -> Flow[tuple[Stored, ...]]:
         key, session = self._key, host.session
@@ -332,6 +348,7 @@ class Queue(Handle):
             lambda waiter: host.transact(queue.collect, key, waiter),
             lambda waiter: host.transact(queue.withdraw_get, key, waiter),
             timeout_s,
+            leave=lambda waiter: host.transact(queue.leave_get, key, waiter),
         )
         if answer is LATE:
             raise self._late(timeout_s)
@@ -357,9 +374,11 @@ class Pub(Handle):
         """Publish a message, any value that pickles."""
         host = self._given or host_of(None)
         stored, spent = self._store(host, value)
-        host.transact(topic.publish, self._key, (stored,))
-        if spent:
-            host.defer(values.release_for, host.session, spent)
+        try:
+            host.transact(topic.publish, self._key, (stored,))
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
 
 
 class Sub(Handle):
@@ -371,24 +390,57 @@ class Sub(Handle):
     def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
         super().__init__(name, hall=hall, client=client)
         host = self._given = self._host
+        self._subscribe(host)
+
+    def _subscribe(self, host: EmbeddedHost) -> None:
+        self._session = host.session
         self._id = uuid.uuid4().bytes
+        self._turn = threading.Lock()
         self._fetched: deque[Stored] = deque()
-        host.transact(topic.subscribe, self._key, self._id, host.session)
+        self._is_open = True
+        host.transact(topic.subscribe, self._key, self._id, self._session)
+
+    def _opened(self) -> EmbeddedHost:
+        """The hall, sure that the subscription is ours: a forked child gets one of its own, from now on."""
+        host = self._given or host_of(None)
+        if not self._is_open:
+            raise Misuse(f"subscription to {self.name!r:.60}: it is closed; make another Sub")
+        if self._session != host.session:
+            self._subscribe(host)
+        return host
 
     def get(self, timeout: Timeout = None) -> Any:
-        """The next message; waits for one. Raises TimedOut."""
-        timeout_s = None if timeout is None else deadline.seconds(timeout)
-        host = self._given or host_of(None)
-        if not self._fetched:
-            if (
-                timeout_s != 0
-            ):  # Nobody is ahead of us here: looking before standing in line is fair, and costs no commit.
-                drive.look(host, timeout_s, topic.has_news, self._key, self._id)
-            drive.run(host, self._fetch_flow(host, timeout_s))
-        message = self._fetched.popleft()
-        return payload.unpack(host, message)
+        """The next message; waits for one. Raises TimedOut.
 
-    def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
+        Threads that share the subscription get each message once: one of them fetches, the others wait behind it.
+        """
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
+        host = self._opened()
+        try:
+            return payload.unpack(host, self._fetched.popleft())
+        except IndexError:
+            return payload.unpack(host, self._await_message(host, timeout_s))
+
+    def _await_message(self, host: EmbeddedHost, timeout_s: float | None) -> Stored:
+        until = deadline.after(timeout_s)
+        while True:
+            left_s = deadline.left(until)
+            if not self._turn.acquire(timeout=-1 if left_s is None else min(left_s, threading.TIMEOUT_MAX)):
+                raise self._late(timeout_s)
+            try:
+                if not self._fetched:
+                    # Nobody is ahead of us here: to look before standing in line is fair, and costs no commit.
+                    drive.look(host, left_s, topic.has_news, self._key, self._id)
+                    if not drive.run(host, self._fetch_flow(host, deadline.left(until))):
+                        raise self._late(timeout_s)
+            finally:
+                self._turn.release()
+            with suppress(IndexError):
+                return self._fetched.popleft()
+
+    def _fetch_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
+        """Fetch what there is. False if nothing came in time."""
+
         def fetch(waiter: Waiter | None) -> Any:
             return host.transact(topic.fetch, self._key, self._id, self._FETCH, host.session, waiter)
 
@@ -400,8 +452,11 @@ class Sub(Handle):
             timeout_s,
         )
         if answer is LATE:
-            raise self._late(timeout_s)
+            return False
+        if not answer:
+            raise Misuse(f"subscription to {self.name!r:.60}: it is closed; make another Sub")
         self._fetched.extend(answer)
+        return True
 
     def next(self, timeout: Timeout = None) -> Any:
         """The next message, as `get`."""
@@ -414,12 +469,14 @@ class Sub(Handle):
 
     def close(self) -> None:
         """Unsubscribe."""
-        host = self._given
-        if host is not None:
-            host.defer(topic.unsubscribe, self._key, self._id, host.session)
+        if self._is_open:
+            self._is_open = False
+            host = self._given
+            if host is not None and self._session == host._session:  # In a forked child it is the parent's.
+                host.defer(topic.unsubscribe, self._key, self._id, self._session)
 
     def __del__(self) -> None:
-        if hasattr(self, "_id"):
+        if hasattr(self, "_is_open"):
             self.close()
 
 

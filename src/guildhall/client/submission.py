@@ -8,16 +8,17 @@ from typing import Any
 
 from ..engine.local import functions, payload, tasks
 from ..engine.local.tasks import Recipe
-from ..errors import WrongType
+from ..errors import Misuse, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
-from ..primitives.values import FINISHED
 from .futures import Future, substitute
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 INLINE_FUNCTION_BYTES = 2048
 """A function whose pickle is larger is placed as an object, also for a single call."""
+MAP_FUNCTION_BYTES = 64
+"""The same for the function of a map, whose tasks all refer to one object."""
 FIRST_BATCH = 16
 MAX_BATCH = 256
 PLAIN = payload.PLAIN
@@ -39,34 +40,48 @@ def submit_all(
     is_single: bool = False,
 ) -> list[Future]:
     """Each call as a task. Raises WrongType for what is not callable, Unpicklable for what cannot travel."""
-    if not callable(function):
-        raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
-    name = getattr(function, "__name__", type(function).__name__)
-    code, uses, spent = _place(host, function, name, INLINE_FUNCTION_BYTES if is_single else 64)
+    name = _check(function, retries, priority)
+    code, uses, placed = _place(host, function, name, INLINE_FUNCTION_BYTES if is_single else MAP_FUNCTION_BYTES)
+    spent = list(placed)
     futures: list[Future] = []
     batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
     size = FIRST_BATCH
-    for args, kwargs in calls:
-        oid = host.new_object()
-        if not kwargs and PLAIN.issuperset(map(type, args)):
-            recipe = Recipe(name, code, pickle.dumps((args, kwargs), 5), (), retries, 0, 0, priority, True)
-            batch.append((oid, recipe, uses))
-        else:
-            deps: list[bytes] = []
-            stored, used = payload.store(host, substitute((args, kwargs), deps), f"an argument of {name}")
-            spent += used
-            recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
-            batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
-        futures.append(Future(host, oid, key, name))
-        if len(batch) >= size:
+    try:
+        for args, kwargs in calls:
+            oid = host.new_object()
+            if not kwargs and PLAIN.issuperset(map(type, args)):
+                recipe = Recipe(name, code, pickle.dumps((args, kwargs), 5), (), retries, 0, 0, priority, True)
+                batch.append((oid, recipe, uses))
+            else:
+                deps: list[bytes] = []
+                stored, used = payload.store(host, substitute((args, kwargs), deps), f"an argument of {name}")
+                spent.extend(used)
+                recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+                batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
+            futures.append(Future(host, oid, key, name))
+            if len(batch) >= size:
+                host.transact(tasks.submit, batch)
+                batch = []
+                size = min(2 * size, MAX_BATCH)
+        if batch:
             host.transact(tasks.submit, batch)
-            batch = []
-            size = min(2 * size, MAX_BATCH)
-    if batch:
-        host.transact(tasks.submit, batch)
-    if spent:
-        host.defer(values.release_for, host.session, spent)
+    finally:
+        if spent:
+            host.defer(values.release_for, host.session, tuple(spent))
     return futures
+
+
+def _check(function: Any, retries: Any, priority: Any) -> str:
+    """Refuse what would kill every worker that reads it. Returns the function's name, as plain text."""
+    if not callable(function):
+        raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
+    for what, given in (("retries", retries), ("priority", priority)):
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise WrongType(f"submit: {what}: expected a whole number, got {type(given).__name__} {given!r:.60}")
+    if not 0 <= retries < 1 << 31 or not -(1 << 31) <= priority < 1 << 31:
+        raise Misuse(f"submit: retries {retries}, priority {priority}: expected retries of 0 or more, both below 2**31")
+    name = getattr(function, "__name__", type(function).__name__)
+    return name if isinstance(name, str) and name.isascii() else str(name).encode(errors="backslashreplace").decode()
 
 
 def _place(
@@ -76,7 +91,5 @@ def _place(
     code, uses = functions.pickled(function, name)
     if code is not None and len(code) <= inline_bytes:
         return code, uses, ()
-    oid = host.new_object()
-    data, inner, blob = payload.encode(host, function, f"function {name}")
-    host.transact(values.make, oid, FINISHED, data, inner, blob)
+    oid = payload.place(host, function, f"function {name}")
     return payload.REFERENCE + oid, (oid,), (oid,)

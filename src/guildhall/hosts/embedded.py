@@ -7,16 +7,17 @@ there.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
-from ..errors import HallRefused, Misuse
+from ..errors import Broken, HallDamaged, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
@@ -63,28 +64,34 @@ class EmbeddedHost:
     def _join(self) -> None:
         self._pid = os.getpid()
         self._mark = forks.mark()
-        self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._ringer = Ringer(self._bells_fd)
-        self.store = LmdbStore(
-            self.directory,
-            in_memory=filesystem(self.directory) in _MEMORY,
-            durable=self._durable,
-            ring=self._ringer.ring,
-            remove=self.remove_blob,
-        )
-        self.read = self.store.read
-        self._transact = self.store.transact
-        self._members = Members(os.path.join(self.directory, "members"))
-        self.watch = Watch()
-        self._seen_membership: bytes | None = None
-        self._gate = threading.Lock()
-        self._bells: list[Bell] = []
-        self._bell_numbers = itertools.count(1)
-        self._numbers = itertools.count(1)
-        self._session = self.store.transact(sessions.number)
-        self._members.enter(self._session)
-        self.store.transact(sessions.join, Session(self._session, self._pid, self.role))
-        self.bury_dead()
+        with ExitStack() as undo:
+            self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, self._bells_fd)
+            self._ringer = Ringer(self._bells_fd)
+            self.store = LmdbStore(
+                self.directory,
+                in_memory=filesystem(self.directory) in _MEMORY,
+                durable=self._durable,
+                ring=self._ringer.ring,
+                remove=self.remove_blob,
+            )
+            undo.callback(self.store.close)
+            self.read = self.store.read
+            self._transact = self.store.transact
+            self._members = Members(os.path.join(self.directory, "members"))
+            undo.callback(self._members.close)
+            self.watch = Watch()
+            undo.callback(self.watch.close)
+            self._seen_membership: bytes | None = None
+            self._gate = threading.Lock()
+            self._bells: list[Bell] = []
+            self._bell_numbers = itertools.count(1)
+            self._numbers = itertools.count(1)
+            self._session = self.store.transact(sessions.number)
+            self._members.enter(self._session)
+            self.store.transact(sessions.join, Session(self._session, self._pid, self.role))
+            self.bury_dead()
+            undo.pop_all()
 
     @property
     def session(self) -> int:
@@ -131,11 +138,14 @@ class EmbeddedHost:
         if self._mark[0]:
             return
         self.store.close()
-        self._ringer.close()
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
-        self._join()
+        self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
+        with suppress(OSError):
+            self.watch.close()
+            os.close(self._bells_fd)
+        self._join()  # With a new ringer: the old one's lock may be held by a thread that is not here.
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -207,11 +217,10 @@ class EmbeddedHost:
     # -- blobs --------------------------------------------------------------------------------------------------------
 
     def blob_path(self, blob: str) -> str:
-        return blob if blob.startswith("/") else os.path.join(self.directory, "blobs", blob)
+        return os.path.join(self.directory, "blobs", blob)
 
     def remove_blob(self, blob: str) -> None:
-        with suppress(OSError):
-            os.unlink(self.blob_path(blob))
+        _remove_blob(self.blob_path(blob))
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
@@ -275,10 +284,24 @@ def home() -> str:
             if stat.f_bavail * stat.f_frsize >= ROOM_BYTES and os.access("/dev/shm", os.W_OK | os.X_OK):
                 root = "/dev/shm"
     path = os.path.join(root, f"guildhall-{os.getuid()}")
-    with suppress(FileExistsError):
-        os.makedirs(path, mode=0o700)
-    _trust(path)
+    with _refusing(path, "set GUILDHALL_HOME to a directory of your own"):
+        with suppress(FileExistsError):
+            os.makedirs(path, mode=0o700)
+        _trust(path)
     return path
+
+
+@contextmanager
+def _refusing(path: str, advice: str) -> Iterator[None]:
+    """What the system says about a directory, as an error of ours."""
+    try:
+        yield
+    except Broken:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(error.errno, f"hall {path}: no room for it; free its file system") from error
+        raise HallRefused(f"hall {path}: it cannot be used here: {error.strerror or error}; {advice}") from error
 
 
 def _trust(path: str) -> None:
@@ -317,7 +340,7 @@ def _make(directory: str) -> None:
         if not os.path.exists(os.path.join(directory, "data.mdb")):
             raise
     finally:
-        _remove_tree(aside)
+        _erase(aside)
 
 
 def _pid_namespace() -> str:
@@ -337,17 +360,12 @@ def open_hall(
 ) -> EmbeddedHost:
     """The host of the hall at the directory, which is made if it is not there. A second open gives the same host."""
     directory = os.path.realpath(directory)
-    for _ in range(3):
+    with _refusing(directory, "choose a place where this user may make directories and nothing else is"):
         if not os.path.exists(os.path.join(directory, "data.mdb")):
             os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
             _make(directory)
         _trust(directory)
-        with open(os.path.join(directory, "namespace")) as file:
-            made_in = file.read()
-        if made_in != _pid_namespace():
-            raise HallRefused(
-                f"hall {directory}: made in another container ({made_in}); processes cannot be told apart"
-            )
+        _check_parts(directory)
         with _hosts_gate:
             stat = os.stat(directory)
             key = (stat.st_dev, stat.st_ino)
@@ -363,7 +381,20 @@ def open_hall(
                 host.rejoin()
                 host.opens = 1
             return host
-    raise HallRefused(f"hall {directory}: it is removed as fast as it is made")
+
+
+def _check_parts(directory: str) -> None:
+    """Refuse a hall whose processes cannot be told apart here, or of which something is gone."""
+    for name in ("namespace", "guard", "lock.mdb", "bells", "blobs"):
+        if not os.path.exists(os.path.join(directory, name)):
+            raise HallDamaged(f"hall {directory}: its {name} is gone; remove the directory to begin anew")
+    with open(os.path.join(directory, "namespace")) as file:
+        made_in = file.read()
+    if made_in != _pid_namespace():
+        raise HallRefused(
+            f"hall {directory}: made in another container ({made_in:.80}); processes cannot be told apart; "
+            "use a hall of this container's own"
+        )
 
 
 def remove_hall(directory: str) -> None:
@@ -371,7 +402,7 @@ def remove_hall(directory: str) -> None:
     aside = f"{directory}.gone-{os.getpid()}"
     with suppress(OSError):
         os.rename(directory, aside)
-        _remove_tree(aside)
+        _erase(aside)
 
 
 def remove_unused(directory: str) -> bool:
@@ -389,10 +420,23 @@ def remove_unused(directory: str) -> bool:
     return True
 
 
-def _remove_tree(path: str) -> None:
+def _erase(directory: str) -> None:
+    """Remove a hall that nobody can find any more, with the blobs that it has elsewhere."""
     import shutil  # Here, because it loads three compression libraries, and workers need none of this.
 
-    shutil.rmtree(path, ignore_errors=True)
+    blobs = os.path.join(directory, "blobs")
+    with suppress(OSError):
+        for name in os.listdir(blobs):
+            _remove_blob(os.path.join(blobs, name))
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_blob(path: str) -> None:
+    """Remove a blob, which may be a link to a file that has its room elsewhere."""
+    with suppress(OSError):
+        os.unlink(os.readlink(path))
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def private_directory() -> str:
@@ -407,7 +451,7 @@ def sweep(root: str) -> None:
     for name in os.listdir(root):
         path = os.path.join(root, name)
         if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
-            _remove_tree(path)
+            _erase(path)
         elif name.startswith("private-") and not _is_running(name.split("-")[1]):
             mine = any(host.directory == path for host in _hosts.values())
             with suppress(OSError):

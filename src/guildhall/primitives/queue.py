@@ -107,14 +107,20 @@ def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[Stored, ...]:
     return items
 
 
+def leave_get(txn: Txn, name: bytes, waiter: Waiter) -> bool:
+    """Stop waiting, and let those behind be served who want less. False if items were granted meanwhile."""
+    if not waiters.withdraw(txn, waiter):
+        return False
+    _settle(txn, name, look(txn, name))
+    return True
+
+
 def withdraw_get(txn: Txn, name: bytes, waiter: Waiter) -> None:
     """Stop waiting; what was granted meanwhile goes back to the head."""
-    if not waiters.withdraw(txn, waiter):
+    if not leave_get(txn, name, waiter):
         granted = waiters.collect(txn, waiter)
         if granted is not None:
             give_back(txn, name, granted)
-    else:
-        _settle(txn, name, look(txn, name))
 
 
 def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: Stored) -> bool:
@@ -125,10 +131,22 @@ def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: Stored) -> bool:
     return True
 
 
+def put_back(txn: Txn, name: bytes, session: int, items: tuple[Stored, ...]) -> None:
+    """Items that the session got and cannot use go back to the head, in their order."""
+    for item in items:
+        values.hold(txn, item.uses)
+        values.release_for(txn, session, item.uses)
+    _return(txn, name, items)
+
+
 def give_back(txn: Txn, name: bytes, granted: bytes) -> None:
     """Granted and never collected items go back to the head, in their order."""
+    _return(txn, name, BATCH.unpack(granted).items)
+
+
+def _return(txn: Txn, name: bytes, items: tuple[Stored, ...]) -> None:
     queue = look(txn, name)
-    for item in reversed(BATCH.unpack(granted).items):
+    for item in reversed(items):
         queue = Queue(queue.maxsize, queue.first - 1, queue.end, queue.is_awaited)
         txn.put(_item_key(name, queue.first), STORED.pack(item))
     _settle(txn, name, queue)

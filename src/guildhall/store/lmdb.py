@@ -39,6 +39,9 @@ BALLAST_BYTES = 512 << 10
 DISK_MAP_BYTES = 64 << 30
 FORMAT = b"\x01f"
 """The key of the store's format, laid when it is made."""
+LOOSE_BYTES = 1 << 20
+_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+_REMEDY = "restore it from a copy, or remove the hall's directory to begin anew"
 _LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -139,6 +142,7 @@ class LmdbStore:
         durable: bool = False,
         ring: Callable[[Waiter], None] = lambda waiter: None,
         remove: Callable[[str], None] = lambda blob: None,
+        is_new: bool = False,
     ) -> None:
         self.directory = directory
         self._in_memory = in_memory
@@ -150,7 +154,7 @@ class LmdbStore:
         self._counting: CountingTxn | None = None
         self._is_closed = False
         self._is_down = False
-        self._open()
+        self._open(is_new)
         _stores.add(self)
 
     @classmethod
@@ -163,7 +167,7 @@ class LmdbStore:
         if in_memory:
             _reserve(os.path.join(directory, "data.mdb"), FIRST_BYTES)
             os.truncate(os.path.join(directory, "data.mdb"), 0)
-        store = cls(directory, in_memory=in_memory)
+        store = cls(directory, in_memory=in_memory, is_new=True)
         store.transact(_lay_format)
         store.close()
 
@@ -178,14 +182,17 @@ class LmdbStore:
         finally:
             os.close(fd)
 
-    def _open(self) -> None:
+    def _open(self, is_new: bool = False) -> None:
         data = os.path.join(self.directory, "data.mdb")
         try:
             with self._guarded():
                 size = DISK_MAP_BYTES
+                found = os.stat(data).st_size if os.path.exists(data) else 0
+                if not is_new and not found:  # LMDB would make a new store of it, and nobody would know.
+                    raise HallDamaged(f"hall {self.directory}: its data.mdb is empty or gone; {_REMEDY}")
                 if self._in_memory:
-                    size = os.stat(data).st_size if os.path.exists(data) else 0
-                    if size < FIRST_BYTES:
+                    size = found
+                    if is_new:
                         _reserve(data, FIRST_BYTES)
                         os.truncate(data, 0)  # LMDB takes only an empty file for a new store.
                         size = FIRST_BYTES
@@ -202,17 +209,30 @@ class LmdbStore:
                     readahead=False,
                     lib_version=0,
                 )
+                if not is_new:
+                    self._check_length(data, found)
                 if self._in_memory:
                     _reserve(data, size)
                 self._map_bytes = size
                 self._env.reader_check()
         except lmdb.Error as error:
-            raise HallDamaged(f"{self.directory}: not a store that can be opened ({error})") from error
+            raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({error}); {_REMEDY}") from error
         except OSError as error:
             raise _full(self.directory, error) from error
         self._begin = self._env.begin
         self._mark = forks.mark()
         self._is_ready = True
+
+    def _check_length(self, data: str, found: int) -> None:
+        """Refuse a file that was cut off: reading a mapped page that is not there ends the process with a signal."""
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if not self._in_memory:
+            found = os.stat(data).st_size  # Others may be writing: looked at second, it is never too short.
+        if needed > found + (0 if self._in_memory else LOOSE_BYTES):
+            self._env.close()
+            raise HallDamaged(f"hall {self.directory}: its data.mdb has {found} bytes of {needed}; {_REMEDY}")
+        if needed > found:  # Pages used and given up in one transaction are never written: so the last ones may lack.
+            _reserve(data, needed)
 
     def close(self) -> None:
         with self._gate:
@@ -265,6 +285,8 @@ class LmdbStore:
                         self._recover(error)
                 self._txn.begin(raw)
                 return op(self._txn, *args, **kwargs)
+            except _DAMAGE as error:
+                raise self._damaged(error) from error
             finally:
                 self._is_ready = True
                 if raw is not None:
@@ -320,10 +342,13 @@ class LmdbStore:
             if not self._drop_ballast():
                 raise _full(self.directory, None) from error
             self._counting = CountingTxn()
-        elif isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError | lmdb.PanicError):
-            raise HallDamaged(f"hall {self.directory}: the store is damaged ({error})") from error
+        elif isinstance(error, _DAMAGE):
+            raise self._damaged(error) from error
         else:
             raise error
+
+    def _damaged(self, error: lmdb.Error) -> HallDamaged:
+        return HallDamaged(f"hall {self.directory}: the store is damaged ({error}); {_REMEDY}")
 
     def _grow(self) -> None:
         data = os.path.join(self.directory, "data.mdb")

@@ -7,7 +7,6 @@ import mmap
 import os
 import pickle
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,43 +21,44 @@ _numbers = itertools.count(1)
 
 
 def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[bytes, str]:
-    """Place a value. Returns what to store for it and the blob's name; raises StoreFull if there is room nowhere."""
+    """Place a value. Returns what to store for it and the blob's name; raises StoreFull if there is room nowhere.
+
+    When the hall has no room, the blob is a link to a file in the temporary directory. The link is there before the
+    file is: so whoever removes the hall finds every file that belongs to it.
+    """
     host.flush()
+    import tempfile
+    import uuid
+
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
     name = f"{host.session}-{next(_numbers)}"
-    for blob in (name, spilled(host.directory, name)):
-        path = host.blob_path(blob)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path = host.blob_path(name)
+    spill = os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{uuid.uuid4().hex}")
+    for place in (path, spill):
         try:
-            end = 1
-            for part, at in zip(parts, _places([part.nbytes for part in parts]), strict=True):
-                if not hugepages.copy(fd, part, at):
-                    _write_all(fd, part, at)
-                end = at + part.nbytes
-            os.ftruncate(fd, max(end, 1))
-            return BLOB + msgspec.msgpack.encode((blob, [part.nbytes for part in parts])), blob
-        except OSError as error:
-            os.unlink(path)
+            if place is spill:
+                os.symlink(spill, path)
+            fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                _fill(fd, parts)
+            finally:
+                os.close(fd)
+            return BLOB + msgspec.msgpack.encode((name, [part.nbytes for part in parts])), name
+        except BaseException as error:
+            host.remove_blob(name)
+            if not isinstance(error, OSError):
+                raise
             failure = error
-        finally:
-            os.close(fd)
     raise StoreFull(failure.errno, f"a value of {sum(p.nbytes for p in parts)} bytes: no room in memory or on disk")
 
 
-def spilled(directory: str, name: str) -> str:
-    """Where a hall's blob goes that finds no room in memory."""
-    import tempfile
-
-    return os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{os.path.basename(directory)}-{name}")
-
-
-def remove_spilled(directory: str) -> None:
-    """Remove all spilled blobs of a hall that is gone."""
-    place, prefix = os.path.split(spilled(directory, ""))
-    with suppress(OSError):
-        for name in os.listdir(place):
-            if name.startswith(prefix):
-                os.unlink(os.path.join(place, name))
+def _fill(fd: int, parts: Sequence[memoryview]) -> None:
+    end = 1
+    for part, at in zip(parts, _places([part.nbytes for part in parts]), strict=True):
+        if not hugepages.copy(fd, part, at):
+            _write_all(fd, part, at)
+        end = at + part.nbytes
+    os.ftruncate(fd, max(end, 1))
 
 
 def _places(sizes: Sequence[int]) -> list[int]:

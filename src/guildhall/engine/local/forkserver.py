@@ -188,14 +188,12 @@ class Server:
             os.waitpid(pid, 0)
         if self._to_remove:
             from ...hosts.embedded import remove_unused
-            from . import blobs
 
             until = time.monotonic() + DYING_S
             while self._has_client() and time.monotonic() < until:
                 time.sleep(0.005)
             for hall in self._to_remove:
-                if remove_unused(hall):
-                    blobs.remove_spilled(hall)
+                remove_unused(hall)
 
 
 def end_with(parent: int) -> None:

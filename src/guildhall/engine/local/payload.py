@@ -1,4 +1,4 @@
-"""Users' values <-> what the store keeps, and exceptions with their traceback.
+"""Users' values <-> what the store keeps.
 
 Small values are a pickle. Large ones (over 64 KiB) are an object of their own with a blob. Futures met on the way
 are collected, so that whoever stores the value holds them.
@@ -10,7 +10,7 @@ import pickle
 import threading
 from typing import Any
 
-from ...errors import GuildhallError, Unpicklable
+from ...errors import Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
 from ...primitives.values import FINISHED, Stored
@@ -47,7 +47,7 @@ def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tu
             pass
         buffers.clear()
         context.uses.clear()
-        data = _cloudpickled(value, buffer_callback=buffers.append)
+        data = cloudpickled(value, buffer_callback=buffers.append)
         return data, buffers, tuple(context.uses)
     except Exception as error:
         kind = type(value).__name__
@@ -56,7 +56,7 @@ def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tu
         context.uses = before
 
 
-def _cloudpickled(value: Any, **options: Any) -> bytes:
+def cloudpickled(value: Any, **options: Any) -> bytes:
     """A pickle that takes along what others cannot import."""
     import cloudpickle  # Here: a worker that never needs it is at work so much earlier.
 
@@ -74,7 +74,7 @@ def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[byte
     size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
     if size <= INLINE_BYTES:
         if buffers:
-            data = _cloudpickled(value)
+            data = cloudpickled(value)
         return data, uses, ""
     stored, blob = blobs.write(host, data, buffers)
     return stored, uses, blob
@@ -85,9 +85,24 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[byte
     data, uses, blob = encode(host, value, what)
     if not blob:
         return Stored(data, uses), ()
-    oid = host.new_object()
-    host.transact(values.make, oid, FINISHED, data, uses, blob)
+    oid = _make(host, data, uses, blob)
     return Stored(REFERENCE + oid, (oid,)), (oid,)
+
+
+def place(host: EmbeddedHost, value: Any, what: str) -> bytes:
+    """A value as an object of its own, held once by this session."""
+    return _make(host, *encode(host, value, what))
+
+
+def _make(host: EmbeddedHost, data: bytes, uses: tuple[bytes, ...], blob: str) -> bytes:
+    oid = host.new_object()
+    try:
+        host.transact(values.make, oid, FINISHED, data, uses, blob)
+    except BaseException:
+        if blob:
+            host.remove_blob(blob)  # Nobody else knows of it.
+        raise
+    return oid
 
 
 def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:
@@ -111,31 +126,3 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
 def unpack(host: EmbeddedHost, stored: Stored) -> Any:
     """A stored value whose holds this session has taken. One that uses no object is a plain pickle without futures."""
     return decode(host, stored.data, stored.uses) if stored.uses else pickle.loads(stored.data)
-
-
-def encode_error(error: BaseException) -> bytes:
-    """An exception with its causes and the text of its traceback."""
-    import traceback
-
-    text = "".join(traceback.format_exception(error))
-    try:
-        return _checked(_cloudpickled((error, error.__cause__, text)))
-    except Exception:
-        plain = Exception(f"{type(error).__name__}: {error}")
-        return pickle.dumps((plain, None, text))
-
-
-def _checked(data: bytes) -> bytes:
-    pickle.loads(data)
-    return data
-
-
-def decode_error(data: bytes) -> tuple[BaseException, str]:
-    """The exception and the text of its traceback where it was raised."""
-    try:
-        error, cause, text = pickle.loads(data)
-    except Exception as broken:
-        return GuildhallError(f"the task failed with an exception that cannot be read here: {broken!r}"), ""
-    error.__cause__ = cause
-    error.add_note("Raised in a worker:\n" + text.rstrip())
-    return error, text

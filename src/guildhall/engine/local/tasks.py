@@ -25,6 +25,8 @@ LOOKING = b"\x44"
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
+FULL = b"F"
+"""The error of a task whose end did not fit: smaller than any recipe, so that it fits where that was."""
 
 
 class Recipe(Record, tag=1, frozen=True):

@@ -23,7 +23,7 @@ from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR, FINISHED
-from . import payload, tasks
+from . import failures, payload, tasks
 from .monitor import Monitor
 from .tasks import Done, Recipe
 
@@ -33,6 +33,7 @@ MAX_HELPERS = 256
 LOOK_S = 0.0002
 """How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client that was
 asleep itself needs to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
+FULL_S = 0.02
 
 
 class Slot(threading.local):
@@ -100,12 +101,18 @@ class Run:
             return
         try:
             self.host.transact(tasks.finish, self.key, ends)
-        except StoreFull as error:
-            data = payload.encode_error(error)
+        except StoreFull:
             for end in ends:
-                if end.blob:
-                    self.host.remove_blob(end.blob)
-            self.host.transact(tasks.finish, self.key, [Done(end.oid, ERROR, data) for end in ends])
+                self._tell_one(end)
+
+    def _tell_one(self, end: Done) -> None:
+        """Tell one end by itself: another that does not fit shall not take it along."""
+        try:
+            self.host.transact(tasks.finish, self.key, [end])
+        except StoreFull:
+            if end.blob:
+                self.host.remove_blob(end.blob)
+            self.host.transact(tasks.finish, self.key, [Done(end.oid, ERROR, tasks.FULL)])
 
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
@@ -131,7 +138,7 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
             and not isinstance(error, Unpicklable)
         ):
             error.__traceback__ = error.__traceback__.tb_next
-        return Done(oid, ERROR, payload.encode_error(error), again=recipe.retries > 0)
+        return Done(oid, ERROR, failures.encode(error), again=recipe.retries > 0)
 
 
 def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
@@ -167,12 +174,16 @@ class Worker:
         while True:
             if is_helper and self._is_surplus():
                 return
-            claimed = host.transact(tasks.claim, host.session, limit, None)
-            if isinstance(claimed, Answer):
-                limit = max(1, limit // 2)
-                claimed = self._await_task(is_helper)
-                if claimed is None:
-                    continue
+            try:
+                claimed = host.transact(tasks.claim, host.session, limit, None)
+                if isinstance(claimed, Answer):
+                    limit = max(1, limit // 2)
+                    claimed = self._await_task(is_helper)
+                    if claimed is None:
+                        continue
+            except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
+                time.sleep(FULL_S)
+                continue
             key, todo = claimed
             run = slot.run = Run(host, key, todo)
             if len(todo) > 1:
