@@ -313,13 +313,14 @@ client = Client(n_workers=1)
 tell(client)
 print(client.submit(facts).result() == facts())
 print(client.submit(os.readlink, "/proc/self/fd/0").result())
+print(client.submit(lambda: {"numpy", "random", "asyncio", "subprocess"} & set(sys.modules)).result())
 client.submit(print, "printed by a worker").result()
 client.close()
 """,
         cwd=tmp_path,
     )
     assert one.process.wait(LONG_S) == 0
-    assert one.out.read().splitlines() == ["True", "/dev/null", "printed by a worker"]
+    assert one.out.read().splitlines() == ["True", "/dev/null", "set()", "printed by a worker"]
 
 
 def descriptors(process: int | str = "self") -> list[str]:

@@ -16,17 +16,19 @@ from contextlib import contextmanager, suppress
 from ... import deadline
 from ...errors import Broken, Misuse
 from ...hosts.embedded import EmbeddedHost
+from . import payload
 from .forkserver import Line
 
 START_S = 60.0
 CLOSE_S = 5.0
 MAX_REST_S = 1.0
 _BOOT = (
-    "import gc, sys; gc.disable(); control, client, count, *rest = sys.argv[1:]; "
+    "'guildhall fork server and workers'; import gc, sys; gc.disable(); control, client, count, *rest = sys.argv[1:]; "
     "sys.path[:], sys.argv[:] = rest[:int(count)], rest[int(count):]; "
     "from guildhall.engine.local.forkserver import main; main(int(control), int(client))"
 )
-"""Not `-m`: the path has to be the client's before the first import, without the working directory in front of it."""
+"""Not `-m`: the path has to be the client's before the first import, without the working directory in front of it. What
+`ps` shows begins with who it is."""
 
 _ends: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -139,6 +141,7 @@ class Pool:
         self._thread = threading.Thread(target=self._supervise, daemon=True, name="guildhall-supervisor")
         try:
             self._enlist()
+            payload.load_ahead()  # The server still imports.
             self._await_workers()
             self._thread.start()
         except BaseException:
