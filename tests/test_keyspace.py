@@ -8,7 +8,7 @@ from pathlib import Path
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import event, lock, queue, sessions, topic, values, variable
-from guildhall.primitives.values import FINISHED, Stored
+from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
@@ -31,13 +31,13 @@ def everything_at_once() -> set[bytes]:
         run(sessions.number)
     run(sessions.join, sessions.Session(1, 100, "process"))
     run(sessions.join, sessions.Session(300, 101, "worker"))
-    run(variable.put, X, Stored(b""))
+    run(variable.put, X, b"")
     run(event.put, X)
     run(lock.acquire, X, 1, 1, None)
     run(lock.acquire, X, 300, 1, Waiter(300, 7, 0))
-    run(queue.put, X, 0, Stored(b""), None)
+    run(queue.put, X, 0, b"", None)
     run(topic.subscribe, X, b"0123456789abcdef", 300)
-    run(topic.publish, X, (Stored(b""),))
+    run(topic.publish, X, (b"",))
     run(values.make, values.object_id(1, 5), FINISHED, b"")
     run(values.hold_for, 300, [values.object_id(1, 5)])
     run(tasks.submit, [(values.object_id(1, 6), Recipe("f", b"", b"", priority=2), ())])

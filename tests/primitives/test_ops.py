@@ -9,7 +9,7 @@ import pytest
 from guildhall.errors import NotHeld
 from guildhall.primitives import event, lock, queue, sessions, topic, values, variable, waiters
 from guildhall.primitives.op import BUSY, PARKED
-from guildhall.primitives.values import FINISHED, Stored
+from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
@@ -32,8 +32,8 @@ def store(rung: list[Waiter]) -> MemoryStore:
     return made
 
 
-def items(*texts: str) -> list[Stored]:
-    return [Stored(text.encode()) for text in texts]
+def items(*texts: str) -> list[bytes]:
+    return [text.encode() for text in texts]
 
 
 def test_lock_goes_to_the_longest_waiter(store: MemoryStore, rung: list[Waiter]) -> None:
@@ -136,8 +136,8 @@ def test_a_batch_getter_that_leaves_lets_the_next_one_be_served(store: MemorySto
 def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
     store.transact(values.make, oid, FINISHED, b"data")
-    store.transact(queue.put, N, 1, Stored(b"full"), None)
-    assert store.transact(queue.put, N, 1, Stored(b"ref", (oid,)), W2) is PARKED
+    store.transact(queue.put, N, 1, b"full", None)
+    assert store.transact(queue.put, N, 1, values.pack(b"ref", (oid,)), W2) is PARKED
     store.transact(values.release_for, 1, (oid,))
     assert store.read(values.look, oid) is not None
     store.transact(sessions.bury, 2)
@@ -147,7 +147,7 @@ def test_a_dead_putter_releases_what_its_item_referred_to(store: MemoryStore) ->
 def test_a_batch_larger_than_the_bound_is_served(store: MemoryStore) -> None:
     assert store.transact(queue.get, N, 1, 3, 2, W2) is PARKED
     for text in "abc":
-        assert store.transact(queue.put, N, 1, Stored(text.encode()), None) is True
+        assert store.transact(queue.put, N, 1, text.encode(), None) is True
     assert store.transact(queue.collect, N, W2) == tuple(items("a", "b", "c"))
 
 
@@ -173,10 +173,10 @@ def test_every_subscriber_gets_every_message_and_none_is_kept_after(store: Memor
 def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -> None:
     oid = values.object_id(1, 1)
     store.transact(values.make, oid, FINISHED, b"data")
-    store.transact(variable.put, N, Stored(b"ref", (oid,)))
+    store.transact(variable.put, N, values.pack(b"ref", (oid,)))
     store.transact(sessions.bury, 1)
     assert store.read(values.look, oid) is not None
-    store.transact(variable.put, N, Stored(b"other"))
+    store.transact(variable.put, N, b"other")
     assert store.read(values.look, oid) is None
 
 

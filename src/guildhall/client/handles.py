@@ -22,7 +22,6 @@ from ..errors import Misuse, TimedOut, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import event, lock, queue, topic, values, variable, waiters
 from ..primitives.op import BUSY
-from ..primitives.values import STORED, Stored
 from ..store.transaction import Waiter
 from . import drive
 from .drive import LATE, Flow
@@ -51,11 +50,11 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
 
-    def _store(self, host: EmbeddedHost, value: Any) -> tuple[Stored, tuple[bytes, ...]]:
+    def _store(self, host: EmbeddedHost, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
         if type(value) in payload.PLAIN:
             data = pickle.dumps(value, 5)
             if len(data) <= payload.INLINE_BYTES:
-                return Stored(data), ()
+                return data, ()
         return payload.store(host, value, f"{self._kind} {self.name!r:.60}: the value")
 
     def _late(self, timeout_s: float | None) -> TimedOut:
@@ -94,12 +93,11 @@ class Variable(Handle):
         if data is None:
             drive.run(host, self._get_flow(host, timeout))
             return self.get(timeout)
-        stored = STORED.unpack(data)
-        return self._get_held(host, timeout) if stored.uses else pickle.loads(stored.data)
+        return pickle.loads(data) if data[:1] == payload.PICKLE else self._get_held(host, timeout)
 
     def _get_held(self, host: EmbeddedHost, timeout_s: float | None) -> Any:
         held = host.transact(variable.get_held, self._key, host.session)
-        return self.get(timeout_s) if held is None else payload.unpack(host, held)
+        return self.get(timeout_s) if held is None else payload.decode(host, held.data, held.uses)
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         key = self._key
@@ -283,7 +281,7 @@ class Queue(Handle):
             if spent:
                 host.defer(values.release_for, host.session, spent)
 
-    def _put_flow(self, host: EmbeddedHost, stored: Stored, timeout_s: float | None) -> Flow[None]:
+    def _put_flow(self, host: EmbeddedHost, stored: bytes, timeout_s: float | None) -> Flow[None]:
         answer = yield from drive.waiting(
             host,
             lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
@@ -298,7 +296,7 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
-        kept: list[tuple[Stored, tuple[bytes, ...]]] = []
+        kept: list[tuple[bytes, tuple[bytes, ...]]] = []
         try:
             kept.extend(self._store(host, value) for value in items)
             host.transact(queue.put_many, self._key, [stored for stored, _ in kept])
@@ -331,16 +329,16 @@ class Queue(Handle):
 
     def _unpacked(self, host: EmbeddedHost, taken: Any) -> list[Any]:
         try:
-            items = [payload.decode(host, item.data) for item in taken]
+            items = [payload.decode(host, values.unpack(item).data) for item in taken]
         except BaseException:  # One that cannot be read does not take its neighbours along.
             host.transact(queue.put_back, self._key, host.session, taken)
             raise
-        uses = tuple(use for item in taken for use in item.uses)
+        uses = tuple(use for item in taken for use in values.uses_of(item))
         if uses:
             host.defer(values.release_for, host.session, uses)
         return items
 
-    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, want: int) -> Flow[tuple[Stored, ...]]:
+    def _get_flow(self, host: EmbeddedHost, timeout_s: float | None, want: int) -> Flow[tuple[bytes, ...]]:
         key, session = self._key, host.session
         answer = yield from drive.waiting(
             host,
@@ -396,7 +394,7 @@ class Sub(Handle):
         self._session = host.session
         self._id = uuid.uuid4().bytes
         self._turn = threading.Lock()
-        self._fetched: deque[Stored] = deque()
+        self._fetched: deque[bytes] = deque()
         self._is_open = True
         host.transact(topic.subscribe, self._key, self._id, self._session)
 
@@ -421,7 +419,7 @@ class Sub(Handle):
         except IndexError:
             return payload.unpack(host, self._await_message(host, timeout_s))
 
-    def _await_message(self, host: EmbeddedHost, timeout_s: float | None) -> Stored:
+    def _await_message(self, host: EmbeddedHost, timeout_s: float | None) -> bytes:
         until = deadline.after(timeout_s)
         while True:
             left_s = deadline.left(until)

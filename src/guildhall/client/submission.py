@@ -54,10 +54,10 @@ def submit_all(
                 batch.append((oid, recipe, uses))
             else:
                 deps: list[bytes] = []
-                stored, used = payload.store(host, substitute((args, kwargs), deps), f"an argument of {name}")
-                spent.extend(used)
-                recipe = Recipe(name, code, stored.data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
-                batch.append((oid, recipe, (*uses, *stored.uses, *recipe.deps)))
+                data, used, placed = payload.inline(host, substitute((args, kwargs), deps), f"an argument of {name}")
+                spent.extend(placed)
+                recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+                batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
             futures.append(Future(host, oid, key, name))
             if len(batch) >= size:
                 host.transact(tasks.submit, batch)

@@ -14,7 +14,6 @@ from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, PARKED, NotNow
-from .values import STORED, Stored
 
 QUEUES = b"\x34"
 ITEMS = b"\x35"
@@ -35,7 +34,7 @@ class Queue(Record, tag=1, frozen=True):
 class Batch(Record, tag=1, frozen=True):
     """Items on their way to one getter."""
 
-    items: tuple[Stored, ...]
+    items: tuple[bytes, ...]
 
 
 QUEUE = Form(Queue)
@@ -55,32 +54,33 @@ def register(txn: Txn, name: bytes, maxsize: int) -> int:
     return found.maxsize
 
 
-def put(txn: Txn, name: bytes, maxsize: int, value: Stored, waiter: Waiter | None) -> NotNow | bool:
+def put(txn: Txn, name: bytes, maxsize: int, value: bytes, waiter: Waiter | None) -> NotNow | bool:
     """Append the item; in a full queue the waiter is parked with it."""
     queue = look(txn, name, maxsize)
-    if _is_full(txn, name, queue):
+    if queue.maxsize and _is_full(txn, name, queue):
         if waiter is None:
             return BUSY
-        values.hold(txn, value.uses)
+        values.hold(txn, values.uses_of(value))
         txn.put(QUEUES + name, QUEUE.pack(Queue(queue.maxsize, queue.first, queue.end, True)))
-        return waiters.park(txn, PUTTERS + name, waiter, STORED.pack(value))
-    values.hold(txn, value.uses)
+        return waiters.park(txn, PUTTERS + name, waiter, value)
+    if uses := values.uses_of(value):
+        values.hold(txn, uses)
     _settle(txn, name, _append(txn, name, queue, value))
     return True
 
 
-def put_many(txn: Txn, name: bytes, items: Iterable[Stored]) -> None:
+def put_many(txn: Txn, name: bytes, items: Iterable[bytes]) -> None:
     """Append items, whatever the bound."""
     queue = look(txn, name)
     for value in items:
-        values.hold(txn, value.uses)
+        values.hold(txn, values.uses_of(value))
         queue = _append(txn, name, queue, value)
     _settle(txn, name, queue)
 
 
 def get(
     txn: Txn, name: bytes, maxsize: int, want: int, session: int, waiter: Waiter | None
-) -> NotNow | tuple[Stored, ...]:
+) -> NotNow | tuple[bytes, ...]:
     """The first `want` items (0: all there are, maybe none); while there are fewer, the waiter is parked."""
     queue = look(txn, name, maxsize)
     count = queue.end - queue.first
@@ -97,7 +97,7 @@ def get(
     return PARKED
 
 
-def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[Stored, ...]:
+def collect(txn: Txn, name: bytes, waiter: Waiter) -> tuple[bytes, ...]:
     """The items that were granted to the waiter."""
     granted = waiters.collect(txn, waiter)
     assert granted is not None, "a getter is granted its items"
@@ -122,19 +122,20 @@ def withdraw_get(txn: Txn, name: bytes, waiter: Waiter) -> None:
             give_back(txn, name, granted)
 
 
-def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: Stored) -> bool:
+def withdraw_put(txn: Txn, name: bytes, waiter: Waiter, value: bytes) -> bool:
     """Stop waiting to put. False if the item had been put meanwhile: then it stays."""
     if not waiters.withdraw(txn, waiter):
         return False
-    values.release(txn, value.uses)
+    values.release(txn, values.uses_of(value))
     return True
 
 
-def put_back(txn: Txn, name: bytes, session: int, items: tuple[Stored, ...]) -> None:
+def put_back(txn: Txn, name: bytes, session: int, items: tuple[bytes, ...]) -> None:
     """Items that the session got and cannot use go back to the head, in their order."""
     for item in items:
-        values.hold(txn, item.uses)
-        values.release_for(txn, session, item.uses)
+        uses = values.uses_of(item)
+        values.hold(txn, uses)
+        values.release_for(txn, session, uses)
     _return(txn, name, items)
 
 
@@ -143,11 +144,11 @@ def give_back(txn: Txn, name: bytes, granted: bytes) -> None:
     _return(txn, name, BATCH.unpack(granted).items)
 
 
-def _return(txn: Txn, name: bytes, items: tuple[Stored, ...]) -> None:
+def _return(txn: Txn, name: bytes, items: tuple[bytes, ...]) -> None:
     queue = look(txn, name)
     for item in reversed(items):
         queue = Queue(queue.maxsize, queue.first - 1, queue.end, queue.is_awaited)
-        txn.put(_item_key(name, queue.first), STORED.pack(item))
+        txn.put(ITEMS + name + pack_int(queue.first), item)
     _settle(txn, name, queue)
 
 
@@ -156,21 +157,15 @@ def size(txn: Txn, name: bytes) -> int:
     return queue.end - queue.first
 
 
-def _item_key(name: bytes, number: int) -> bytes:
-    return ITEMS + name + pack_int(number)
-
-
-def _hand_over(txn: Txn, session: int, items: tuple[Stored, ...]) -> None:
+def _hand_over(txn: Txn, session: int, items: tuple[bytes, ...]) -> None:
     """What the queue held for its items, the session that took them holds."""
     for item in items:
-        if item.uses:
-            values.hold_for(txn, session, item.uses)
-            values.release(txn, item.uses)
+        if uses := values.uses_of(item):
+            values.hold_for(txn, session, uses)
+            values.release(txn, uses)
 
 
 def _is_full(txn: Txn, name: bytes, queue: Queue) -> bool:
-    if not queue.maxsize:
-        return False
     if queue.end - queue.first >= queue.maxsize:
         getter = waiters.head(txn, GETTERS + name)
         want = 0 if getter is None else int.from_bytes(getter[1][1:], "big")
@@ -178,25 +173,32 @@ def _is_full(txn: Txn, name: bytes, queue: Queue) -> bool:
     return waiters.head(txn, PUTTERS + name) is not None
 
 
-def _append(txn: Txn, name: bytes, queue: Queue, value: Stored) -> Queue:
-    txn.put(_item_key(name, queue.end), STORED.pack(value))
+def _append(txn: Txn, name: bytes, queue: Queue, value: bytes) -> Queue:
+    txn.put(ITEMS + name + pack_int(queue.end), value)
     return Queue(queue.maxsize, queue.first, queue.end + 1, queue.is_awaited)
 
 
-def _take(txn: Txn, name: bytes, queue: Queue, count: int) -> tuple[tuple[Stored, ...], Queue]:
+def _take(txn: Txn, name: bytes, queue: Queue, count: int) -> tuple[tuple[bytes, ...], Queue]:
     items = []
     for number in range(queue.first, queue.first + count):
-        key = _item_key(name, number)
+        key = ITEMS + name + pack_int(number)
         data = txn.get(key)
         assert data is not None, "items are numbered without gaps"
-        items.append(STORED.unpack(data))
+        items.append(data)
         txn.delete(key)
     return tuple(items), Queue(queue.maxsize, queue.first + count, queue.end, queue.is_awaited)
 
 
 def _settle(txn: Txn, name: bytes, queue: Queue) -> None:
-    """Serve whoever can be served now, getters and putters in turn, until nobody can; then write the queue."""
-    moved = queue.is_awaited
+    """Serve whoever can be served now; then write the queue."""
+    if queue.is_awaited:
+        queue = _serve(txn, name, queue)
+    txn.put(QUEUES + name, QUEUE.pack(queue))
+
+
+def _serve(txn: Txn, name: bytes, queue: Queue) -> Queue:
+    """Getters and putters in turn, until nobody can go on."""
+    moved = True
     while moved:
         moved = False
         getter = waiters.head(txn, GETTERS + name)
@@ -211,12 +213,12 @@ def _settle(txn: Txn, name: bytes, queue: Queue) -> None:
         if putter is not None:
             want = 0 if getter is None else int.from_bytes(getter[1][1:], "big")
             if queue.end - queue.first < max(queue.maxsize, want):
-                queue = _append(txn, name, queue, STORED.unpack(putter[1]))
+                queue = _append(txn, name, queue, putter[1])
                 waiters.unpark(txn, PUTTERS + name)
                 moved = True
         if getter is None and putter is None:
             queue = Queue(queue.maxsize, queue.first, queue.end)
-    txn.put(QUEUES + name, QUEUE.pack(queue))
+    return queue
 
 
 def bury(txn: Txn, left: waiters.Left) -> None:
@@ -228,4 +230,4 @@ def bury(txn: Txn, left: waiters.Left) -> None:
         else:
             _settle(txn, name, look(txn, name))
     elif left.place.startswith(PUTTERS):
-        values.release(txn, STORED.unpack(left.want).uses)
+        values.release(txn, values.uses_of(left.want))

@@ -13,7 +13,6 @@ from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, NotNow
-from .values import STORED, Stored
 
 TOPICS = b"\x38"
 MESSAGES = b"\x39"
@@ -56,15 +55,15 @@ def unsubscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
     _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1, topic.is_awaited))
 
 
-def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
+def publish(txn: Txn, name: bytes, messages: Sequence[bytes]) -> int:
     """Append the messages for all who subscribe. Returns how many do."""
     topic = look(txn, name)
     if not topic.subscribers:
         return 0
     end = topic.end
     for message in messages:
-        values.hold(txn, message.uses)
-        txn.put(MESSAGES + name + pack_int(end), STORED.pack(message))
+        values.hold(txn, values.uses_of(message))
+        txn.put(MESSAGES + name + pack_int(end), message)
         end += 1
     txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, end, topic.subscribers)))
     if topic.is_awaited:
@@ -74,7 +73,7 @@ def publish(txn: Txn, name: bytes, messages: Sequence[Stored]) -> int:
 
 def fetch(
     txn: Txn, name: bytes, subscriber: bytes, limit: int, session: int, waiter: Waiter | None
-) -> NotNow | list[Stored]:
+) -> NotNow | list[bytes]:
     """Up to `limit` messages behind the subscriber's cursor, which moves; if there are none, the waiter is parked."""
     key = CURSORS + name + subscriber
     cursor = txn.get(key)
@@ -87,10 +86,10 @@ def fetch(
         topic = look(txn, name)
         txn.put(TOPICS + name, TOPIC.pack(Topic(topic.first, topic.end, topic.subscribers, True)))
         return waiters.park(txn, TOPICS + name, waiter)
-    messages = [STORED.unpack(data) for _, data in found]
+    messages = [message for _, message in found]
     for message in messages:
-        if message.uses:
-            values.hold_for(txn, session, message.uses)
+        if uses := values.uses_of(message):
+            values.hold_for(txn, session, uses)
     at = int.from_bytes(cursor[1:], "big")
     txn.put(key, pack_int(at + len(found)))
     topic = look(txn, name)
@@ -117,8 +116,7 @@ def _trim(txn: Txn, name: bytes, topic: Topic) -> None:
         data = txn.get(key)
         if data is not None:
             txn.delete(key)
-            uses = STORED.unpack(data).uses
-            if uses:
+            if uses := values.uses_of(data):
                 values.release(txn, uses)
     txn.put(TOPICS + name, TOPIC.pack(Topic(keep, topic.end, topic.subscribers, topic.is_awaited)))
 

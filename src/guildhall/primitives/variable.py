@@ -5,25 +5,25 @@ from __future__ import annotations
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
 from .op import BUSY, NotNow
-from .values import STORED, Stored
+from .values import Stored
 
 VARIABLES = b"\x30"
 
 
-def put(txn: Txn, name: bytes, value: Stored) -> None:
+def put(txn: Txn, name: bytes, value: bytes) -> None:
     """Set the value; all who wait for the first one wake."""
     key = VARIABLES + name
     old = txn.get(key)
-    values.hold(txn, value.uses)
-    txn.put(key, STORED.pack(value))
+    values.hold(txn, values.uses_of(value))
+    txn.put(key, value)
     if old is None:
         waiters.unpark_all(txn, key)
-    elif uses := STORED.unpack(old).uses:
+    elif uses := values.uses_of(old):
         values.release(txn, uses)
 
 
 def get(txn: Txn, name: bytes) -> bytes | None:
-    """The stored record as it is; None if unset."""
+    """The value as it is stored; None if unset."""
     return txn.get(VARIABLES + name)
 
 
@@ -32,7 +32,7 @@ def get_held(txn: Txn, name: bytes, session: int) -> Stored | None:
     data = txn.get(VARIABLES + name)
     if data is None:
         return None
-    stored = STORED.unpack(data)
+    stored = values.unpack(data)
     values.hold_for(txn, session, stored.uses)
     return stored
 
@@ -51,4 +51,4 @@ def delete(txn: Txn, name: bytes) -> None:
     old = txn.get(key)
     if old is not None:
         txn.delete(key)
-        values.release(txn, STORED.unpack(old).uses)
+        values.release(txn, values.uses_of(old))

@@ -13,11 +13,13 @@ from typing import Any
 from ...errors import Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
-from ...primitives.values import FINISHED, Stored
+from ...primitives.values import FINISHED
 from . import blobs
 
 INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
+PICKLE = b"\x80"
+"""How a stored value begins that refers to nothing: it is a pickle as it is."""
 PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
 
 
@@ -80,13 +82,19 @@ def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[byte
     return stored, uses, blob
 
 
-def store(host: EmbeddedHost, value: Any, what: str) -> tuple[Stored, tuple[bytes, ...]]:
-    """A value for a variable, queue or topic, and objects to release once it is there."""
+def inline(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
+    """A value as (data, uses, objects to release once it is stored): a large one is placed, and `data` refers to it."""
     data, uses, blob = encode(host, value, what)
     if not blob:
-        return Stored(data, uses), ()
+        return data, uses, ()
     oid = _make(host, data, uses, blob)
-    return Stored(REFERENCE + oid, (oid,)), (oid,)
+    return REFERENCE + oid, (oid,), (oid,)
+
+
+def store(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...]]:
+    """A value for a variable, queue or topic, and objects to release once it is there."""
+    data, uses, spent = inline(host, value, what)
+    return values.pack(data, uses), spent
 
 
 def place(host: EmbeddedHost, value: Any, what: str) -> bytes:
@@ -123,6 +131,9 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
             host.defer(values.release_for, host.session, tuple(left))
 
 
-def unpack(host: EmbeddedHost, stored: Stored) -> Any:
+def unpack(host: EmbeddedHost, value: bytes) -> Any:
     """A stored value whose holds this session has taken. One that uses no object is a plain pickle without futures."""
-    return decode(host, stored.data, stored.uses) if stored.uses else pickle.loads(stored.data)
+    if value[:1] == PICKLE:
+        return pickle.loads(value)
+    stored = values.unpack(value)
+    return decode(host, stored.data, stored.uses)
