@@ -45,6 +45,7 @@ def everything_at_once() -> set[bytes]:
     run(tasks.claim, 300, 1, None)
     run(tasks.claim, 300, 1, Waiter(300, 8, 0))
     run(tasks.doze, Waiter(300, 8, 0), 1)
+    run(tasks.enlist, 300)
     return seen
 
 

@@ -22,6 +22,9 @@ DEPENDENTS = b"\x42"
 IDLE = b"\x43"
 LOOKING = b"\x44"
 """Places of workers without a task: asleep, and still awake. The latter are served first: they need no ring."""
+WORKERS = b"\x45"
+READY_COUNT = b"\x46"
+"""How many keys there are under READY, so that a worker can leave the others their share."""
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
@@ -82,6 +85,7 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -
         if not recipe.missing:
             txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
             ready += 1
+    _count(txn, ready)
     values.hold(txn, used)
     _wake_idle(txn, ready)
 
@@ -102,6 +106,28 @@ def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | N
     return missing, None
 
 
+def enlist(txn: Txn, session: int) -> None:
+    """The session runs tasks from now on."""
+    txn.put(WORKERS + pack_id(session), b"")
+
+
+def _count(txn: Txn, change: int) -> int:
+    """So many more are ready. Returns how many are."""
+    data = txn.get(READY_COUNT)
+    ready = (0 if data is None else int.from_bytes(data, "big")) + change
+    if change:
+        txn.put(READY_COUNT, ready.to_bytes(8, "big"))
+    return ready
+
+
+def _share(txn: Txn, limit: int) -> int:
+    """How many tasks a worker may claim: no more than its part of what is ready."""
+    if limit == 1:
+        return 1
+    workers = len(list(txn.scan(WORKERS))) or 1
+    return min(limit, max(1, -(-_count(txn, 0) // workers)))
+
+
 def _wake_idle(txn: Txn, count: int) -> None:
     while count and (waiters.unpark(txn, LOOKING) or waiters.unpark(txn, IDLE)):
         count -= 1
@@ -115,6 +141,8 @@ def claim(
     Returns the claim's key and the tasks.
     """
     taken: list[tuple[bytes, Recipe]] = []
+    limit = _share(txn, limit)
+    stale = 0
     while len(taken) < limit:
         batch = list(txn.scan(READY, limit=limit - len(taken)))
         if not batch:
@@ -122,7 +150,7 @@ def claim(
         for key, oid in batch:
             found = values.look(txn, oid)
             if found is None or found.state != PENDING:
-                txn.delete(key)
+                stale += txn.delete(key)
                 continue
             recipe = RECIPE.unpack(found.data)
             if recipe.deaths:  # Run alone, so that the next death is certainly its own.
@@ -133,6 +161,7 @@ def claim(
             taken.append((oid, recipe))
             if len(taken) >= limit:
                 break
+    _count(txn, -len(taken) - stale)
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
@@ -191,13 +220,14 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
     for oid in back:
         found = values.look(txn, oid)
         if found is not None and found.state == PENDING:
-            txn.put(_front(oid, RECIPE.unpack(found.data)), oid)
+            _put_first(txn, oid, RECIPE.unpack(found.data))
     _wake_idle(txn, len(back))
 
 
-def _front(oid: bytes, recipe: Recipe) -> bytes:
-    """The key before all ready tasks of its priority."""
-    return READY + pack_id(-recipe.priority) + pack_int(0) + oid
+def _put_first(txn: Txn, oid: bytes, recipe: Recipe) -> None:
+    """Ready, before all others of its priority."""
+    txn.put(READY + pack_id(-recipe.priority) + pack_int(0) + oid, oid)
+    _count(txn, 1)
 
 
 def settle(txn: Txn, end: Done) -> None:
@@ -244,12 +274,13 @@ def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
 
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     values.rewrite(txn, oid, found, RECIPE.pack(recipe))
-    txn.put(_front(oid, recipe), oid)
+    _put_first(txn, oid, recipe)
     _wake_idle(txn, 1)
 
 
 def bury(txn: Txn, session: int, note: int) -> None:
     """The tasks that a dead worker had claimed run again, those that killed too many fail."""
+    txn.delete(WORKERS + pack_id(session))
     for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
         oids = CLAIM.unpack(data).oids

@@ -172,7 +172,7 @@ class Worker:
         host = self.host
         limit = 1
         while True:
-            if is_helper and self._is_surplus():
+            if is_helper and self._retires():
                 return
             try:
                 claimed = host.transact(tasks.claim, host.session, limit, None)
@@ -208,19 +208,19 @@ class Worker:
                 return None
             while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
-                if is_helper and self._is_surplus():
+                if is_helper and self._helpers > self._blocked:
                     host.transact(waiters.withdraw, waiter)
                     return None
             return None
         finally:
             host.done(bell)
 
-    def _is_surplus(self) -> bool:
+    def _retires(self) -> bool:
+        """Whether this helper is one too many; then it counts no more."""
         with self._gate:
-            if self._helpers > self._blocked:
-                self._helpers -= 1
-                return True
-            return False
+            is_surplus = self._helpers > self._blocked
+            self._helpers -= is_surplus
+            return is_surplus
 
     def give_way(self) -> Callable[[], None]:
         """A task waits: others may run. Answers what to call when it goes on."""
@@ -253,5 +253,6 @@ def main(directory: str, joined: Callable[[], None]) -> None:
     current.task_host.append(host)
     worker = Worker(host)
     host.give_way = worker.give_way
+    host.insist(tasks.enlist, host.session)
     joined()
     worker.loop()

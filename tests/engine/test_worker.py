@@ -1,0 +1,98 @@
+"""What a worker does beside running tasks: share, help, give back."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from guildhall import Client, Event
+from guildhall.engine.local import tasks
+from guildhall.engine.local.tasks import Recipe
+from guildhall.primitives import sessions, values
+from guildhall.store.memory import MemoryStore
+
+
+def soon(condition: object, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def threads_of_worker() -> tuple[int, list[str]]:
+    return os.getpid(), [thread.name for thread in threading.enumerate()]
+
+
+def test_helpers_end_when_nobody_is_blocked_any_more(client: Client) -> None:
+    for _ in range(3):
+        event = Event()
+        blocked = [client.submit(event.wait, 30) for _ in range(6)]
+        client.submit(event.set).result(timeout=20)
+        assert client.gather(blocked) == [True] * 6
+
+    def helpers() -> list[str]:
+        seen = dict(client.gather([client.submit(threads_of_worker) for _ in range(8)]))
+        return [name for names in seen.values() for name in names if "helper" in name]
+
+    assert soon(lambda: not helpers())
+
+
+def test_two_tasks_run_on_two_workers_also_after_many_short_ones(client: Client) -> None:
+    for _ in range(5):
+        client.gather(client.map(abs, range(2000)))
+        event = Event()
+
+        def meet(event: Event, number: int) -> int:
+            until = time.monotonic() + 0.05
+            while time.monotonic() < until:
+                pass
+            return os.getpid()
+
+        pids = client.gather(client.map(meet, [event] * 2, range(2)))
+        assert len(set(pids)) == 2
+
+
+def submitted(store: MemoryStore, count: int, first: int = 1) -> list[bytes]:
+    oids = [values.object_id(1, number) for number in range(first, first + count)]
+    store.transact(tasks.submit, [(oid, Recipe("f", b"", b""), ()) for oid in oids])
+    return oids
+
+
+def test_a_worker_claims_no_more_than_its_share() -> None:
+    store = MemoryStore()
+    for number in (1, 2, 3):
+        store.transact(sessions.join, sessions.Session(number, 100 + number, "worker"))
+    store.transact(tasks.enlist, 2)
+    store.transact(tasks.enlist, 3)
+    submitted(store, 10)
+    counts = [len(store.transact(tasks.claim, 2, limit, None)[1]) for limit in (128, 1, 3, 128, 128)]  # type: ignore[index]
+    assert counts == [5, 1, 2, 1, 1]
+
+
+def test_the_count_of_ready_tasks_is_exact_whatever_happens() -> None:
+    store = MemoryStore()
+    for number in (1, 2):
+        store.transact(sessions.join, sessions.Session(number, 100 + number, "worker"))
+    oids = submitted(store, 20)
+
+    def check() -> None:
+        ready = len(list(store.read(lambda txn: txn.scan(tasks.READY))))
+        assert ready == int.from_bytes(store.data[tasks.READY_COUNT], "big")
+
+    store.transact(tasks.cancel, oids[:3])
+    check()
+    key, taken = store.transact(tasks.claim, 2, 4, None)  # type: ignore[misc]
+    check()
+    store.transact(tasks.unclaim, key, [oid for oid, _ in taken[2:]])
+    check()
+    store.transact(tasks.finish, key, [tasks.Done(taken[0][0], values.FINISHED, b"")])
+    store.transact(sessions.bury, 2, 0, (tasks.bury,))
+    check()
+    store.transact(values.release_for, 1, oids)
+    while isinstance(claimed := store.transact(tasks.claim, 1, 3, None), tuple):
+        check()
+        store.transact(tasks.finish, claimed[0], [tasks.Done(oid, values.FINISHED, b"") for oid, _ in claimed[1]])
+    check()
