@@ -10,7 +10,7 @@ import pickle
 import threading
 from typing import Any
 
-from ...errors import Unpicklable
+from ...errors import HallDamaged, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
 from ...primitives.values import FINISHED
@@ -123,7 +123,11 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
             if found is None:
                 raise FileNotFoundError("the value is gone")
             data = found.data
-        return blobs.read(host, data) if data[:1] == blobs.BLOB else pickle.loads(data)
+        if data[:1] == blobs.BLOB:
+            return blobs.read(host, data)
+        if data[:1] != PICKLE:
+            raise HallDamaged(f"hall {host.directory}: a value begins with {data[:1]!r}; it is damaged, set it anew")
+        return pickle.loads(data)
     finally:
         left = context.held
         context.host, context.held = before
