@@ -58,10 +58,11 @@ class EmbeddedHost:
         self._join()
 
     def _join(self) -> None:
-        self._pid = os.getpid()
         with ExitStack() as undo:
+            undo.callback(self._join_later)
+            self._pid = os.getpid()
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            undo.callback(os.close, self._bells_fd)
+            undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
             self.store = LmdbStore(
                 self.directory,
@@ -121,18 +122,33 @@ class EmbeddedHost:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
         if os.getpid() == self._pid:
             return
+        self._join_later()
         self.store.close()
         self._members.close()
         self._deferred.clear()
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
             self.watch.close()
-            os.close(self._bells_fd)
+            self._close_bells()
         self._join()  # With a new ringer: the old one's lock may be held by a thread that is not here.
+
+    def _join_later(self) -> None:
+        """Joining may fail or be interrupted: then whatever is used next joins anew."""
+        self._pid = -1
+        self.read = self._read_when_joined
+
+    def _read_when_joined(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.rejoin()
+        return self.store.read(op, *args, **kwargs)
+
+    def _close_bells(self) -> None:
+        fd, self._bells_fd = self._bells_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def waiter(self) -> tuple[Waiter, Bell]:
+    def waiter(self, number: int | None = None) -> tuple[Waiter, Bell]:
         """An identity for one wait, and the bell that wakes it. Give the bell back with `done`."""
         if os.getpid() != self._pid:
             self.rejoin()
@@ -140,7 +156,11 @@ class EmbeddedHost:
             bell = self._bells.pop() if self._bells else None
         if bell is None:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self.session, next(self._numbers), bell.number), bell
+        return Waiter(self.session, self.wait_number() if number is None else number, bell.number), bell
+
+    def wait_number(self) -> int:
+        """A number for one wait of this session, not used again."""
+        return next(self._numbers)
 
     def done(self, bell: Bell) -> None:
         with self._gate:
@@ -225,7 +245,7 @@ class EmbeddedHost:
         self.watch.close()
         is_last = not self._members.anybody()
         self._members.close()
-        os.close(self._bells_fd)
+        self._close_bells()
         if self.is_private and is_last:
             remove_hall(self.directory)
 

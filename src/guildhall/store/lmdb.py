@@ -289,13 +289,13 @@ class LmdbStore:
 
     def _prepare(self) -> None:
         """The rare cases before a transaction: one inside another, a closed store, a forked child."""
-        if self._is_down and not self._closed:
+        if self._closed:
+            raise Misuse(f"hall {self.directory}: it is closed; open it again")
+        if self._is_down:
             self._open()
             self._is_down = False
         elif os.getpid() != self._pid:
             self._reopen_after_fork()
-        elif self._closed:
-            raise Misuse(f"hall {self.directory}: it is closed; open it again")
         elif self._busy:
             raise Misuse(
                 f"hall {self.directory}: used inside one of its own operations, from a signal handler or a finalizer; "
@@ -391,8 +391,7 @@ class LmdbStore:
         self._busy = False
         with suppress(lmdb.Error):
             self._env.close()
-        if not self._closed:
-            self._open()
+        self._open()
 
 
 def _reserve(path: str, size: int) -> None:
