@@ -165,17 +165,27 @@ class Lock(Handle):
         self._grant: lock.Lock | None = None
 
     def _me(self, host: EmbeddedHost) -> lock.Holder:
-        return lock.Holder(host.session, self._handle)
+        return lock.Holder(host.session, self._handle, host.wait_number())
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = self._patience_s(blocking, timeout)
         host = self._host
-        answer = host.transact(lock.acquire, self._key, self._me(host), None)
-        if not isinstance(answer, Answer):
-            self._grant = answer
-            return True
-        return drive.run(host, self._acquire_flow(host, timeout_s))
+        me = self._me(host)
+        try:
+            answer = host.transact(lock.acquire, self._key, me, None)
+            if not isinstance(answer, Answer):
+                self._grant = answer
+                return True
+            return drive.run(host, self._acquire_flow(host, me, timeout_s))
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
+            self._abandon(host, me)
+            raise
+
+    def _abandon(self, host: EmbeddedHost, me: lock.Holder) -> None:
+        host.transact(lock.withdraw, self._key, Waiter(me.session, me.attempt, 0))
 
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         if blocking:
@@ -184,8 +194,8 @@ class Lock(Handle):
             raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
         return 0.0
 
-    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
-        me, key = self._me(host), self._key
+    def _acquire_flow(self, host: EmbeddedHost, me: lock.Holder, timeout_s: float | None) -> Flow[bool]:
+        key = self._key
 
         def granted(waiter: Waiter) -> Any:
             held = host.read(lock.look, key)
@@ -198,6 +208,7 @@ class Lock(Handle):
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
+            number=me.attempt,
         )
         if answer is LATE:
             return False
@@ -206,10 +217,21 @@ class Lock(Handle):
 
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
-        host = self._host
-        self._grant = None  # Before: a thread that waits with this object has its own grant from the commit on.
-        host.transact(lock.release, self._key, self._me(host))
-        return True
+        # Before: a thread that waits with this object has its own grant from the commit on.
+        grant, self._grant = self._grant, None
+        try:
+            host = self._host
+            host.transact(lock.release, self._key, lock.Holder(host.session, self._handle))
+            return True
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: whether it is released already or not, it is released now.
+            self._let_go(grant)
+            raise
+
+    def _let_go(self, grant: lock.Lock | None) -> None:
+        if grant is not None:
+            self._host.transact(lock.let_go, self._key, grant.token)
 
     def locked(self) -> bool:
         """Whether anybody holds the lock of this name."""
@@ -230,7 +252,14 @@ class Lock(Handle):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.release()
+        grant = self._grant
+        try:
+            self.release()
+        except Exception:
+            raise
+        except BaseException:
+            self._let_go(grant)
+            raise
 
 
 class Queue(Handle):

@@ -1,7 +1,7 @@
 """Ops of Lock: one holder at a time, the longest waiter next.
 
 Invariant: a lock without a record has nobody in line, so whoever finds it free may take it at once and is fair.
-A holder is one handle of one session; `grant` is the number of the wait that got it, 0 if it never waited.
+A holder is one handle of one session; `grant` is the number of the wait or attempt that got it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ HELD = Space(b"\x33")
 
 
 class Holder(NamedTuple):
-    """One handle in one session."""
+    """One handle in one session, and the number of this attempt to get the lock."""
 
     session: int
     handle: int
+    attempt: int = 0
 
 
 class Lock(Record, tag=1, frozen=True):
@@ -43,7 +44,7 @@ def acquire(txn: Txn, name: bytes, asked: Holder, waiter: Waiter | None) -> NotN
     """Take the lock if it is free; else the waiter is parked behind all others."""
     key = LOCKS[name]
     if txn.get(key) is None:
-        taken = Lock(asked.session, asked.handle, 0, txn.revision)
+        taken = Lock(asked.session, asked.handle, asked.attempt, txn.revision)
         txn.put(key, LOCK.pack(taken))
         txn.put(HELD[pack_id(asked.session) + name], b"")
         return taken
@@ -89,6 +90,13 @@ def withdraw(txn: Txn, name: bytes, waiter: Waiter) -> None:
         return
     held = look(txn, name)
     if held is not None and (held.session, held.grant) == (waiter.session, waiter.number):
+        _pass_on(txn, name, held, is_inherited=False)
+
+
+def let_go(txn: Txn, name: bytes, token: int) -> None:
+    """Give up the grant of that token, unless that was done."""
+    held = look(txn, name)
+    if held is not None and held.token == token:
         _pass_on(txn, name, held, is_inherited=False)
 
 
