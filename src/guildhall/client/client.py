@@ -17,7 +17,7 @@ from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from . import hall as halls
-from .futures import Future, substitute
+from .futures import Future, expect_futures, substitute
 
 INLINE_FUNCTION_BYTES = 2048
 _clients: list[Client] = []
@@ -160,7 +160,7 @@ class Client:
 
     def cancel(self, futures: Any) -> None:
         """Cancel a future or several."""
-        every = [futures] if isinstance(futures, Future) else list(futures)
+        every = expect_futures("cancel", futures)
         self.host.transact(tasks.cancel, [future._oid for future in every])
 
     # -- the cluster --------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ class Variable(Handle):
         If you stop waiting, nothing is left behind.
         """
         host = self._given or host_of(None)
+        if timeout is not None:
+            deadline.seconds(timeout)
         data = host.read(variable.get, self._key)
         if data is None:
             drive.run(host, self._get_flow(host, deadline.seconds(timeout)))
