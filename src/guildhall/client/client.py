@@ -249,8 +249,10 @@ def _submit(
         spent.append(oid)
     futures: list[Future] = []
     batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
+    kept: list[Any] = []  # Futures that only a generator made: they hold their results until the batch does.
     try:
         for call in calls:
+            kept.append(call)
             deps: list[bytes] = []
             stored, used = payload.store(host, substitute(call, deps), f"an argument of {name}")
             spent.extend(used)
@@ -261,6 +263,7 @@ def _submit(
             if len(batch) == 512:
                 host.transact(tasks.submit, host.session, batch)
                 batch = []
+                kept.clear()
         if batch:
             host.transact(tasks.submit, host.session, batch)
     finally:

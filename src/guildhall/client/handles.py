@@ -310,6 +310,7 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
+        items = list(items)  # Futures that only a generator made hold their results until the queue does.
         kept: list[tuple[Stored, tuple[bytes, ...]]] = []
         try:
             kept.extend(map(self._store, items))

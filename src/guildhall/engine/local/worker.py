@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
-from ...primitives import waiters
+from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR, FINISHED
 from . import payload, tasks
@@ -86,6 +86,9 @@ class Run:
         except StoreFull:
             for end in ends:
                 self._tell_one(end)
+        for end in ends:
+            if end.uses:
+                self.host.defer(values.release_for, self.host.session, end.uses)
 
     def _tell_one(self, end: Done) -> None:
         """Tell one end by itself: another that does not fit shall not take it along."""
@@ -112,6 +115,8 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
         args, kwargs = _arguments(host, recipe)
         result = _call(host, recipe, args, kwargs)
         data, uses, blob = payload.encode(host, result, f"the result of task {recipe.name}")
+        if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
+            host.transact(values.hold_for, host.session, uses)
         return Done(oid, FINISHED, data, uses, blob)
     except BaseException as error:
         if (
