@@ -161,7 +161,8 @@ def test_all_who_wait_for_a_variable_get_it_and_get_does_not_consume(client: Cli
 
 VALUES: list[Any] = [
     None, False, 0, "", 2**100, -(2**100), 1.5, float("inf"), b"\x00\xff", [1, [2, (3,)]], (1, [2]),
-    {"a": {1, 2}}, {1: 2}, frozenset({1}), 1j, "é\ud800", range(3), timedelta(1), Path("/x"), int, len, np.float32(1.5), ...,
+    {"a": {1, 2}}, {1: 2}, frozenset({1}), 1j, "é\ud800", range(3), timedelta(1), Path("/x"), int, len,
+    np.float32(1.5), ...,
 ]  # fmt: skip
 
 
