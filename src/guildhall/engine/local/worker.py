@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from ...errors import StoreFull, Unpicklable
+from ...errors import GuildhallError, StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import values, waiters
@@ -32,6 +33,7 @@ MAX_BATCH = 128
 MAX_HELPERS = 256
 SPIN_S = 0.00005
 FULL_S = 0.02
+PATIENCE_S = 0.005
 
 
 class Slot(threading.local):
@@ -57,6 +59,8 @@ class Run:
         self.key = key
         self.todo = todo[::-1]
         self.ends: list[Done] = []
+        self.begun = 0
+        self.is_over = False
         self.gate = threading.Lock()
 
     def work(self) -> float:
@@ -68,17 +72,21 @@ class Run:
                 if not self.todo:
                     break
                 oid, recipe = self.todo.pop()
+                self.begun += 1
             end = run_task(self.host, oid, recipe)
-            self.ends.append(end)  # Not in one line: while the task waited, `tell` may have put a new list here.
+            with self.gate:  # While the task ran, `tell` may have taken what was here, in this thread or another.
+                self.ends.append(end)
             count += 1
             if time.perf_counter() - told > BATCH_S:
                 self.tell()
                 told = time.perf_counter()
+        self.is_over = True
         self.tell()
         return (time.perf_counter() - begun) / max(count, 1)
 
     def tell(self) -> None:
-        ends, self.ends = self.ends, []
+        with self.gate:
+            ends, self.ends = self.ends, []
         if not ends:
             return
         try:
@@ -102,11 +110,42 @@ class Run:
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
         with self.gate:
-            rest = [oid for oid, _ in self.todo]
-            self.todo.clear()
+            rest, self.todo = self.todo, []
         self.tell()
         if rest:
-            self.host.transact(tasks.unclaim, self.key, rest)
+            try:
+                self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in rest])
+            except StoreFull:  # No room to give them back: they stay ours.
+                with self.gate:
+                    self.todo = rest + self.todo
+
+
+class Minder:
+    """Looks after claims of several tasks: a slow one shall not keep the others' results, nor those not begun."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._news = threading.Event()
+
+    def mind(self, run: Run) -> None:
+        self._run = run
+        if not self._news.is_set():
+            self._news.set()
+
+    def loop(self) -> None:
+        last: tuple[Run | None, int] = (None, 0)
+        while True:
+            run = self._run
+            if run is None or run.is_over:
+                self._news.clear()
+                if self._run is run:
+                    self._news.wait()
+                continue
+            if last == (run, run.begun) and (run.todo or run.ends):
+                with suppress(GuildhallError):
+                    run.yield_rest()
+            last = run, run.begun
+            time.sleep(PATIENCE_S)
 
 
 def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
@@ -151,6 +190,7 @@ class Worker:
         self._helpers = 0
         self._blocked = 0
         self._gate = threading.Lock()
+        self.minder = Minder()
 
     def loop(self, is_helper: bool = False) -> None:
         """Claim and run for ever; a helper only as long as more tasks are blocked than helpers run."""
@@ -171,6 +211,8 @@ class Worker:
                 continue
             key, todo = claimed
             slot.run = Run(host, key, todo)
+            if len(todo) > 1:
+                self.minder.mind(slot.run)
             each_s = slot.run.work()
             slot.run = None
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
@@ -260,6 +302,7 @@ def main() -> None:
     worker = Worker(host)
     host.give_way = worker.give_way
     threading.Thread(target=watch_parent, args=(host, int(parent)), daemon=True, name="guildhall-parent").start()
+    threading.Thread(target=worker.minder.loop, daemon=True, name="guildhall-minder").start()
     worker.loop()
 
 
