@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import eventually
 
-from guildhall import Client, Event, Lock, Pub, Queue, Sub, Variable, as_completed, get_client, wait
+from guildhall import Client, Event, KilledWorker, Lock, Pub, Queue, Sub, Variable, as_completed, get_client, wait
 from guildhall.primitives.waiters import LINES, WAITS
 
 BLOCKED = 5
@@ -145,3 +147,36 @@ def test_a_blocked_worker_that_is_killed_lets_its_task_run_again(client: Client,
     assert eventually(lambda: len(path.read_text().split()) == 2, 30)
     Event("wake up").set()
     assert future.result(timeout=30) == "done"
+
+
+def test_quick_tasks_claimed_with_a_slow_one_do_not_wait_for_it() -> None:
+    """In a stream of quick tasks workers claim several at a time: neither results nor tasks stay behind a slow one."""
+    with Client(n_workers=2) as client:
+        for _ in range(4):
+            quick = client.map(str, range(1500))
+            slow = client.submit(time.sleep, 1.5)
+            quick += client.map(str, range(200))
+            began = time.monotonic()
+            client.gather(quick)
+            assert time.monotonic() - began < 1.2
+            slow.cancel()
+            wait(client.map(time.sleep, [1.5 - (time.monotonic() - began)]))
+
+
+def test_finished_tasks_do_not_run_again_when_the_next_one_kills_the_worker(tmp_path: Path) -> None:
+    def note(number: int) -> None:
+        with open(tmp_path / "ran", "a") as file:
+            file.write(f"{number}\n")
+
+    def die() -> None:
+        time.sleep(0.1)
+        os._exit(1)
+
+    with Client(n_workers=1) as client:
+        noted = client.map(note, range(300))
+        killer = client.submit(die)
+        noted += client.map(note, range(300, 350))
+        assert isinstance(killer.exception(timeout=60), KilledWorker)
+        client.gather(noted)
+    ran = [int(line) for line in (tmp_path / "ran").read_text().split()]
+    assert sorted(ran) == list(range(350))
