@@ -57,7 +57,8 @@ class Lock(handles.Lock):
 
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
-        return await drive.arun(host, self._acquire_flow(host, self._patience_s(blocking, timeout)))
+        me = self._me(host)
+        return await drive.arun(host, self._acquire_flow(host, me, self._patience_s(blocking, timeout)))
 
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()

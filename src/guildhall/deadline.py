@@ -29,7 +29,10 @@ def seconds(timeout: Timeout) -> float | None:
             raise ValueError(f"timeout {timeout!r}: expected seconds or text such as '200ms' or '1s'")
         value = float(found[1]) * _UNITS_S[unit]
     elif isinstance(timeout, int | float) and not isinstance(timeout, bool):
-        value = float(timeout)
+        try:
+            value = float(timeout)
+        except OverflowError:
+            raise ValueError("timeout: an integer beyond all time; expected seconds, or None (wait for ever)") from None
     else:
         raise TypeError(f"timeout: expected seconds, a timedelta or None, got {type(timeout).__name__} {timeout!r}")
     if not value >= 0:

@@ -186,9 +186,10 @@ def test_futures_travel_through_variables_and_queues(client: Client) -> None:
 
 
 def test_cancel_wait_and_as_completed(client: Client) -> None:
-    slow = client.submit(time.sleep, 0.3)
+    slow = client.submit(lambda: Event("slow").wait(20))  # Gives its slot up: one worker may be starting anew.
     quick = client.submit(add, 1)
     assert next(as_completed([slow, quick], timeout=20)) is quick
+    Event("slow").set()
     assert wait([slow, quick], timeout=20).not_done == set()
     event = Event()
     stuck = client.submit(event.wait, 20)

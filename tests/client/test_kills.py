@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import statistics
-import struct
 import subprocess
 import sys
 import time
@@ -34,23 +33,26 @@ class Board:
     READY, COUNTED, SET, PUT, TAKEN = range(5)
 
     def __init__(self) -> None:
+        # One store for each number: struct.pack_into writes zeros first, and a labourer may be read or killed there.
         self._memory = mmap.mmap(-1, 64 + 8 * TAKEN_ROOM)
+        self._numbers = memoryview(self._memory).cast("q")
 
     def __getitem__(self, place: int) -> int:
-        return int(struct.unpack_from("q", self._memory, 8 * place)[0])
+        return int(self._numbers[place])
 
     def __setitem__(self, place: int, value: int) -> None:
-        struct.pack_into("q", self._memory, 8 * place, value)
+        self._numbers[place] = value
 
     def take(self, item: int) -> None:
         count = self[self.TAKEN]
-        struct.pack_into("q", self._memory, 64 + 8 * count, item)
+        self._numbers[8 + count] = item
         self[self.TAKEN] = count + 1
 
     def taken(self) -> list[int]:
-        return list(struct.unpack_from(f"{self[self.TAKEN]}q", self._memory, 64))
+        return self._numbers[8 : 8 + self[self.TAKEN]].tolist()
 
     def close(self) -> None:
+        self._numbers.release()
         self._memory.close()
 
 
@@ -200,9 +202,9 @@ def kill_labourers(kills: int, seconds: float, seed: int) -> int:
 
 def test_what_killed_processes_leave_is_whole_and_usable() -> None:
     seed = random.randrange(1 << 30)
-    kills = kill_labourers(2000, 40, seed)
+    kills = kill_labourers(2000, 30, seed)
     print(f"seed {seed}: {kills} kills")
-    assert kills >= 500, f"seed {seed}: only {kills} kills in 40 s"
+    assert kills >= 500, f"seed {seed}: only {kills} kills in 30 s"
 
 
 @pytest.mark.chaos

@@ -168,7 +168,7 @@ class Client:
 
     def cancel(self, futures: Any) -> None:
         """Cancel a future or several."""
-        every = [futures] if isinstance(futures, Future) else list(futures)
+        every = expect_futures("cancel", futures)
         self.host.transact(tasks.cancel, [future._oid for future in every])
 
     # -- the cluster --------------------------------------------------------------------------------------------------

@@ -51,16 +51,18 @@ def waiting(
     undo: Callable[[Waiter], Any],
     timeout_s: float | None,
     leave: Callable[[Waiter], bool] | None = None,
+    number: int | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
+    `number` is the wait's, if the caller must know it beforehand.
     """
     if timeout_s == 0:
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
-    waiter, bell = host.waiter()
+    waiter, bell = host.waiter(number)
     try:
         while True:
             answer = ask(waiter)

@@ -99,9 +99,10 @@ class Future:
         return answer  # type: ignore[no-any-return]
 
     def _ended(self, timeout: Timeout) -> Object | None:
+        timeout_s = None if timeout is None else deadline.seconds(timeout)
         found = self._host.read(values.settled, self._oid)
         if isinstance(found, Answer):
-            return drive.run(self._host, self._flow(deadline.seconds(timeout)))
+            return drive.run(self._host, self._flow(timeout_s))
         return found
 
     def result(self, timeout: Timeout = None) -> Any:
@@ -158,6 +159,8 @@ class Future:
 
     def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
         """Call `callback(self)` from another thread when it has ended."""
+        if not callable(callback):
+            raise WrongType(f"add_done_callback: expected a function, got {type(callback).__name__} {callback!r:.60}")
 
         def wait_and_call() -> None:
             drive.run(self._host, self._flow(None))
@@ -241,11 +244,7 @@ class DoneAndNotDone(NamedTuple):
 
 def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_COMPLETED") -> DoneAndNotDone:
     """Wait until all (or with FIRST_COMPLETED any) have ended; a failed future counts. Raises TimedOut."""
-    if isinstance(fs, Future):
-        fs = [fs]
-    waited = list(fs)
-    if not all(isinstance(f, Future) for f in waited):
-        raise WrongType("wait: expected futures")
+    waited = expect_futures("wait", fs)
     if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
         raise Misuse(f"wait: return_when {return_when!r}: expected ALL_COMPLETED or FIRST_COMPLETED")
     until = deadline.after(deadline.seconds(timeout))

@@ -56,8 +56,8 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
     """
     if name is None:
         return Hall(open_hall(private_directory(), estates=(tasks.bury,), is_private=True))
-    text = os.fspath(name)
-    if not isinstance(text, str) or not text:
+    text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
     if "/" in text:
         return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))

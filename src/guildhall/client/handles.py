@@ -89,6 +89,8 @@ class Variable(Handle):
         if timeout is not None:
             timeout = deadline.seconds(timeout)
         host = self._given or host_of(None)
+        if timeout is not None:
+            deadline.seconds(timeout)
         data = host.read(variable.get, self._key)
         if data is None:
             drive.run(host, self._get_flow(host, timeout))
@@ -213,6 +215,7 @@ class Lock(Handle):
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
+            number=me.attempt,
         )
         if answer is LATE:
             return False
@@ -245,7 +248,14 @@ class Lock(Handle):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.release()
+        grant = self._grant
+        try:
+            self.release()
+        except Exception:
+            raise
+        except BaseException:
+            self._let_go(grant)
+            raise
 
 
 class Queue(Handle):

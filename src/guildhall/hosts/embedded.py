@@ -66,8 +66,10 @@ class EmbeddedHost:
         self._pid = os.getpid()
         self._mark = forks.mark()
         with ExitStack() as undo:
+            undo.callback(self._join_later)
+            self._pid = os.getpid()
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            undo.callback(os.close, self._bells_fd)
+            undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
             if self._store is None:
                 self._store = self._open_store()
@@ -152,8 +154,22 @@ class EmbeddedHost:
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
             self.watch.close()
-            os.close(self._bells_fd)
+            self._close_bells()
         self._join()  # With a new ringer: the old one's lock may be held by a thread that is not here.
+
+    def _join_later(self) -> None:
+        """Joining may fail or be interrupted: then whatever is used next joins anew."""
+        self._pid = -1
+        self.read = self._read_when_joined
+
+    def _read_when_joined(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.rejoin()
+        return self.store.read(op, *args, **kwargs)
+
+    def _close_bells(self) -> None:
+        fd, self._bells_fd = self._bells_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +269,7 @@ class EmbeddedHost:
         self.watch.close()
         is_last = not self._members.anybody()
         self._members.close()
-        os.close(self._bells_fd)
+        self._close_bells()
         if self.is_private and is_last:
             remove_hall(self.directory)
 

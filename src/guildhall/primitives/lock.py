@@ -99,6 +99,13 @@ def withdraw(txn: Txn, name: bytes, waiter: Waiter) -> None:
         _pass_on(txn, name, held, is_inherited=False)
 
 
+def let_go(txn: Txn, name: bytes, token: int) -> None:
+    """Give up the grant of that token, unless that was done."""
+    held = look(txn, name)
+    if held is not None and held.token == token:
+        _pass_on(txn, name, held, is_inherited=False)
+
+
 def bury(txn: Txn, session: int) -> None:
     """Every lock of the session goes to its next waiter, who can see that the holder died."""
     for key, data in txn.scan(LOCKS):

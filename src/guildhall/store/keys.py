@@ -57,7 +57,7 @@ def pack_int(number: int) -> bytes:
     if number > 0 and size <= 8:
         return _HEADS[size] + number.to_bytes(size, "big")
     if size > 255:
-        raise Misuse(f"an integer of {size} bytes as a name: at most 255")
+        raise Misuse(f"an integer of {size} bytes, at most 255")
     if number > 0:
         return bytes((0x1D, size)) + number.to_bytes(size, "big")
     head = bytes((0x14 - size,)) if size <= 8 else bytes((0x0B, 255 - size))
@@ -123,13 +123,20 @@ def _unpack_one(data: bytes, at: int) -> tuple[Any, int]:
 
 
 def pack_name(kind: str, name: Any) -> bytes:
-    """A user's name as a key part. Lists count as tuples. Raises WrongType or Misuse, naming the kind."""
+    """A user's name as a key part. Lists count as tuples. Raises WrongType or Misuse, naming the kind.
+
+    The byte behind it keeps names apart: packed, "a" is the beginning of "a\\0b", and ("a",) that of ("a", None).
+    """
     try:
-        packed = _pack_one(name)
+        packed = _pack_one(name) + _END
     except WrongType:
         raise WrongType(
             f"{kind} name {name!r:.80}: expected text, bytes, a number or a tuple of these, got {type(name).__name__}"
         ) from None
+    except Misuse as error:
+        raise Misuse(f"{kind} name of type {type(name).__name__}: {error}") from None
+    except RecursionError:
+        raise Misuse(f"{kind} name: a tuple nested deeper than Python can follow; use a flat one") from None
     if len(packed) > MAX_NAME_BYTES:
         raise Misuse(f"{kind} name {name!r:.40}...: {len(packed)} bytes, at most {MAX_NAME_BYTES}; use a shorter name")
     return packed

@@ -12,15 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from io import TextIOWrapper
 from types import CoroutineType
 from typing import Any
 
-from ...errors import StoreFull, Unpicklable
+from ...errors import GuildhallError, StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
-from ...primitives import waiters
+from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR, FINISHED
 from . import failures, payload, tasks
@@ -34,6 +35,7 @@ LOOK_S = 0.0002
 """How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client that was
 asleep itself needs to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
 FULL_S = 0.02
+PATIENCE_S = 0.005
 
 
 class Slot(threading.local):
@@ -104,6 +106,9 @@ class Run:
         except StoreFull:
             for end in ends:
                 self._tell_one(end)
+        for end in ends:
+            if end.uses:
+                self.host.defer(values.release_for, self.host.session, end.uses)
 
     def _tell_one(self, end: Done) -> None:
         """Tell one end by itself: another that does not fit shall not take it along."""
@@ -121,7 +126,39 @@ class Run:
             self._todo.clear()
         self.tell()
         if rest:
-            self.host.transact(tasks.unclaim, self.key, rest)
+            try:
+                self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in rest])
+            except StoreFull:  # No room to give them back: they stay ours.
+                with self.gate:
+                    self.todo = rest + self.todo
+
+
+class Minder:
+    """Looks after claims of several tasks: a slow one shall not keep the others' results, nor those not begun."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._news = threading.Event()
+
+    def mind(self, run: Run) -> None:
+        self._run = run
+        if not self._news.is_set():
+            self._news.set()
+
+    def loop(self) -> None:
+        last: tuple[Run | None, int] = (None, 0)
+        while True:
+            run = self._run
+            if run is None or run.is_over:
+                self._news.clear()
+                if self._run is run:
+                    self._news.wait()
+                continue
+            if last == (run, run.begun) and (run.todo or run.ends):
+                with suppress(GuildhallError):
+                    run.yield_rest()
+            last = run, run.begun
+            time.sleep(PATIENCE_S)
 
 
 def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
@@ -130,6 +167,8 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
         args, kwargs = _arguments(host, recipe)
         result = _call(host, recipe, args, kwargs)
         data, uses, blob = payload.encode(host, result, f"the result of task {recipe.name}")
+        if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
+            host.transact(values.hold_for, host.session, uses)
         return Done(oid, FINISHED, data, uses, blob)
     except BaseException as error:
         if (
@@ -166,6 +205,7 @@ class Worker:
         self._helpers = 0
         self._blocked = 0
         self._gate = threading.Lock()
+        self.minder = Minder()
 
     def loop(self, is_helper: bool = False) -> None:
         """Claim and run for ever; a helper only as long as more tasks are blocked than helpers run."""
