@@ -57,8 +57,8 @@ class Lock(handles.Lock):
 
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
-        me = self._me(host)
-        return await drive.arun(host, self._acquire_flow(host, me, self._patience_s(blocking, timeout)))
+        timeout_s = self._patience_s(blocking, timeout)
+        return await drive.arun(host, self._acquire_flow(host, host.wait_number(), timeout_s))
 
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()

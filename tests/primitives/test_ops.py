@@ -37,10 +37,10 @@ def items(*texts: str) -> list[bytes]:
 
 
 def test_lock_goes_to_the_longest_waiter(store: MemoryStore, rung: list[Waiter]) -> None:
-    store.transact(lock.acquire, N, *ONE, None)
-    assert store.transact(lock.acquire, N, *TWO, None) is BUSY
-    assert store.transact(lock.acquire, N, *TWO, W2) is PARKED
-    assert store.transact(lock.acquire, N, *THREE, W3) is PARKED
+    store.transact(lock.acquire, N, *ONE, 0, None)
+    assert store.transact(lock.acquire, N, *TWO, 0, None) is BUSY
+    assert store.transact(lock.acquire, N, *TWO, 1, W2) is PARKED
+    assert store.transact(lock.acquire, N, *THREE, 1, W3) is PARKED
     store.transact(lock.release, N, *ONE)
     assert rung == [W2]
     held: Any = store.read(lock.look, N)
@@ -48,23 +48,23 @@ def test_lock_goes_to_the_longest_waiter(store: MemoryStore, rung: list[Waiter])
 
 
 def test_tokens_grow(store: MemoryStore) -> None:
-    first: Any = store.transact(lock.acquire, N, *ONE, None)
+    first: Any = store.transact(lock.acquire, N, *ONE, 0, None)
     store.transact(lock.release, N, *ONE)
-    second: Any = store.transact(lock.acquire, N, *TWO, None)
+    second: Any = store.transact(lock.acquire, N, *TWO, 0, None)
     assert second.token > first.token
 
 
 def test_only_the_holder_releases(store: MemoryStore) -> None:
     with pytest.raises(NotHeld, match="nobody holds it"):
         store.transact(lock.release, N, *ONE)
-    store.transact(lock.acquire, N, *ONE, None)
+    store.transact(lock.acquire, N, *ONE, 0, None)
     with pytest.raises(NotHeld, match="session 1"):
         store.transact(lock.release, N, *TWO)
 
 
 def test_waiter_inherits_lock_when_holder_dies(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, *ONE, None)
-    store.transact(lock.acquire, N, *TWO, W2)
+    store.transact(lock.acquire, N, *ONE, 0, None)
+    store.transact(lock.acquire, N, *TWO, 1, W2)
     assert store.transact(sessions.bury, 1)
     held: Any = store.read(lock.look, N)
     assert held.session == 2
@@ -73,9 +73,9 @@ def test_waiter_inherits_lock_when_holder_dies(store: MemoryStore) -> None:
 
 
 def test_a_dead_waiter_is_passed_over(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, *ONE, None)
-    store.transact(lock.acquire, N, *TWO, W2)
-    store.transact(lock.acquire, N, *THREE, W3)
+    store.transact(lock.acquire, N, *ONE, 0, None)
+    store.transact(lock.acquire, N, *TWO, 1, W2)
+    store.transact(lock.acquire, N, *THREE, 1, W3)
     store.transact(sessions.bury, 2)
     store.transact(lock.release, N, *ONE)
     held: Any = store.read(lock.look, N)
@@ -83,8 +83,8 @@ def test_a_dead_waiter_is_passed_over(store: MemoryStore) -> None:
 
 
 def test_withdrawing_after_the_grant_gives_the_lock_on(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, *ONE, None)
-    store.transact(lock.acquire, N, *TWO, W2)
+    store.transact(lock.acquire, N, *ONE, 0, None)
+    store.transact(lock.acquire, N, *TWO, 1, W2)
     store.transact(lock.release, N, *ONE)
     store.transact(lock.withdraw, N, W2)
     assert store.read(lock.look, N) is None
@@ -181,8 +181,8 @@ def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -
 
 
 def test_nothing_is_left_when_all_are_buried(store: MemoryStore) -> None:
-    store.transact(lock.acquire, N, *ONE, None)
-    store.transact(lock.acquire, N, *TWO, W2)
+    store.transact(lock.acquire, N, *ONE, 0, None)
+    store.transact(lock.acquire, N, *TWO, 1, W2)
     store.transact(topic.subscribe, N, b"s", 3)
     store.transact(topic.publish, N, items("m"))
     for number in (1, 2, 3):

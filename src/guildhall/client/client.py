@@ -16,7 +16,7 @@ from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from . import hall as halls
 from . import submission
-from .futures import Future, results
+from .futures import Future, expect_futures, results
 
 _clients: list[Client] = []
 

@@ -261,17 +261,29 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
 
 def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
     """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
-    until = deadline.after(deadline.seconds(timeout))
-    pending = dict.fromkeys(futures)
-    if not all(isinstance(future, Future) for future in pending):
-        raise WrongType("as_completed: expected futures")
-    if not pending:
+    timeout_s = deadline.seconds(timeout)
+    return _completing(expect_futures("as_completed", futures), with_results, deadline.after(timeout_s))
+
+
+def expect_futures(what: str, given: Any) -> list[Future]:
+    """The futures as a list. Raises WrongType if something else is among them."""
+    if isinstance(given, Future):
+        return [given]
+    every = list(given)
+    for future in every:
+        if not isinstance(future, Future):
+            raise WrongType(f"{what}: expected futures, got {type(future).__name__} {future!r:.60}")
+    return every
+
+
+def _completing(futures: list[Future], with_results: bool, until: float | None) -> Iterator[Any]:
+    if not futures:
         return
-    host = next(iter(pending))._host
-    watch = _Watch(host)
+    pending = dict.fromkeys(futures)
+    watch = _Watch(futures[0]._host)
     try:
         while pending:
-            ended = drive.run(host, watch.flow(list(pending), deadline.left(until)))
+            ended = drive.run(futures[0]._host, watch.flow(list(pending), deadline.left(until)))
             for future in ended:
                 del pending[future]
                 yield (future, future.result()) if with_results else future

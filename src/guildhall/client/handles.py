@@ -89,8 +89,6 @@ class Variable(Handle):
         if timeout is not None:
             timeout = deadline.seconds(timeout)
         host = self._given or host_of(None)
-        if timeout is not None:
-            deadline.seconds(timeout)
         data = host.read(variable.get, self._key)
         if data is None:
             drive.run(host, self._get_flow(host, timeout))
@@ -176,20 +174,18 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or host_of(None)
-        if not self._was_busy and self._try(host):
-            return True
-        return drive.run(host, self._acquire_flow(host, timeout_s))
-
-    def _try(self, host: EmbeddedHost) -> bool:
+        attempt = host.wait_number()
         try:
-            answer = host.transact(lock.acquire, self._key, host.session, self._handle, None)
-            if answer is BUSY:
-                return False
-            self._grant = answer  # type: ignore[assignment]
-            return True
-        except BaseException:  # Ctrl-C: nobody will know whether it was held.
-            if self._grant is None:
-                host.transact(lock.abandon, self._key, host.session, self._handle)
+            if not self._was_busy:
+                answer = host.transact(lock.acquire, self._key, host.session, self._handle, attempt, None)
+                if answer is not BUSY:
+                    self._grant = answer  # type: ignore[assignment]
+                    return True
+            return drive.run(host, self._acquire_flow(host, attempt, timeout_s))
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
+            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0))
             raise
 
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
@@ -199,7 +195,7 @@ class Lock(Handle):
             raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
         return 0.0
 
-    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
+    def _acquire_flow(self, host: EmbeddedHost, attempt: int, timeout_s: float | None) -> Flow[bool]:
         key, session, handle = self._key, host.session, self._handle
         self._was_busy = False
 
@@ -211,11 +207,11 @@ class Lock(Handle):
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(lock.acquire, key, session, handle, waiter),
+            lambda waiter: host.transact(lock.acquire, key, session, handle, attempt, waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
-            number=me.attempt,
+            number=attempt,
         )
         if answer is LATE:
             return False
@@ -224,10 +220,21 @@ class Lock(Handle):
 
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
-        host = self._given or host_of(None)
-        self._grant = None  # Before: a thread that waits with this object has its own grant from the commit on.
-        host.transact(lock.release, self._key, host.session, self._handle)
-        return True
+        # Before: a thread that waits with this object has its own grant from the commit on.
+        grant, self._grant = self._grant, None
+        try:
+            host = self._given or host_of(None)
+            host.transact(lock.release, self._key, host.session, self._handle)
+            return True
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: whether it is released already or not, it is released now.
+            self._let_go(grant)
+            raise
+
+    def _let_go(self, grant: lock.Lock | None) -> None:
+        if grant is not None:
+            self._host.transact(lock.let_go, self._key, grant.token)
 
     def locked(self) -> bool:
         """Whether anybody holds the lock of this name."""
@@ -306,6 +313,7 @@ class Queue(Handle):
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound."""
         host = self._host
+        items = list(items)  # Futures that only a generator made hold their results until the queue does.
         kept: list[tuple[bytes, tuple[bytes, ...]]] = []
         try:
             kept.extend(self._store(host, value) for value in items)

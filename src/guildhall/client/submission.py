@@ -45,6 +45,7 @@ def submit_all(
     spent = list(placed)
     futures: list[Future] = []
     batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
+    kept: list[Any] = []  # Futures that only a generator made: they hold their results until the batch does.
     size = FIRST_BATCH
     try:
         for args, kwargs in calls:
@@ -53,6 +54,8 @@ def submit_all(
                 recipe = Recipe(name, code, pickle.dumps((args, kwargs), 5), (), retries, 0, 0, priority, True)
                 batch.append((oid, recipe, uses))
             else:
+                kept.append(args)
+                kept.append(kwargs)
                 deps: list[bytes] = []
                 data, used, placed = payload.inline(host, substitute((args, kwargs), deps), f"an argument of {name}")
                 spent.extend(placed)
@@ -62,6 +65,7 @@ def submit_all(
             if len(batch) >= size:
                 host.transact(tasks.submit, batch)
                 batch = []
+                kept.clear()
                 size = min(2 * size, MAX_BATCH)
         if batch:
             host.transact(tasks.submit, batch)

@@ -63,11 +63,10 @@ class EmbeddedHost:
         self._join()
 
     def _join(self) -> None:
-        self._pid = os.getpid()
-        self._mark = forks.mark()
         with ExitStack() as undo:
             undo.callback(self._join_later)
             self._pid = os.getpid()
+            self._mark = forks.mark()
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
@@ -158,13 +157,8 @@ class EmbeddedHost:
         self._join()  # With a new ringer: the old one's lock may be held by a thread that is not here.
 
     def _join_later(self) -> None:
-        """Joining may fail or be interrupted: then whatever is used next joins anew."""
-        self._pid = -1
-        self.read = self._read_when_joined
-
-    def _read_when_joined(self, op: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        self.rejoin()
-        return self.store.read(op, *args, **kwargs)
+        """Joining may fail or be interrupted: then whatever needs a session next joins anew."""
+        self._mark = forks.NO_MARK
 
     def _close_bells(self) -> None:
         fd, self._bells_fd = self._bells_fd, -1
@@ -173,7 +167,13 @@ class EmbeddedHost:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def waiter(self) -> tuple[Waiter, Bell]:
+    def wait_number(self) -> int:
+        """A number for one wait of this session, not used again."""
+        if not self._mark[0]:
+            self.rejoin()
+        return next(self._numbers)
+
+    def waiter(self, number: int | None = None) -> tuple[Waiter, Bell]:
         """An identity for one wait that is still awake, and the bell to wake it. Give the bell back with `done`."""
         if not self._mark[0]:
             self.rejoin()
@@ -181,11 +181,11 @@ class EmbeddedHost:
             bell = self._bells.pop() if self._bells else None
         if bell is None:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self._session, next(self._numbers), 0), bell
+        return Waiter(self._session, self.wait_number() if number is None else number, 0), bell
 
     def waiter_for(self, bell: Bell) -> Waiter:
         """One more wait that the bell wakes."""
-        return Waiter(self._session, next(self._numbers), bell.number)
+        return Waiter(self._session, self.wait_number(), bell.number)
 
     def done(self, bell: Bell) -> None:
         with self._gate:

@@ -2,7 +2,7 @@
 
 Invariant: a lock without a record has nobody in line, so whoever finds it free may take it at once and is fair; a lock
 whose record does not say `is_wanted` has nobody in line either, so its release need not look.
-A holder is one handle of one session; `grant` is the number of the wait that got it, 0 if it brought no waiter.
+A holder is one handle of one session; `grant` is the number of the attempt that got it.
 
 What a session holds is found by looking at all locks held in the hall: a death is rare, an index would cost each cycle.
 """
@@ -33,12 +33,12 @@ class Lock(Record, tag=1, frozen=True):
 LOCK = Form(Lock)
 
 
-def acquire(txn: Txn, name: bytes, session: int, handle: int, waiter: Waiter | None) -> NotNow | Lock:
-    """Take the lock if it is free; else the waiter is parked behind all others."""
+def acquire(txn: Txn, name: bytes, session: int, handle: int, attempt: int, waiter: Waiter | None) -> NotNow | Lock:
+    """Take the lock if it is free; else the waiter, whose number is the attempt's, is parked behind all others."""
     key = LOCKS + name
     data = txn.get(key)
     if data is None:
-        taken = Lock(session, handle, 0 if waiter is None else waiter.number, txn.revision)
+        taken = Lock(session, handle, attempt, txn.revision)
         txn.put(key, LOCK.pack(taken))
         return taken
     if waiter is None:
@@ -69,13 +69,6 @@ def release(txn: Txn, name: bytes, session: int, handle: int) -> None:
         _pass_on(txn, name, held, is_inherited=False)
     else:
         txn.delete(LOCKS + name)
-
-
-def abandon(txn: Txn, name: bytes, session: int, handle: int) -> None:
-    """Give the lock up if this handle got it: for a caller who was interrupted and cannot know."""
-    held = look(txn, name)
-    if held is not None and (held.session, held.handle) == (session, handle):
-        _pass_on(txn, name, held, is_inherited=False)
 
 
 def _pass_on(txn: Txn, name: bytes, held: Lock, *, is_inherited: bool) -> None:

@@ -29,6 +29,10 @@ class _SameProcess:
         return int(os.getpid() == self._pid)
 
 
+NO_MARK: Mark = b"\0"
+"""The mark of no process."""
+
+
 def mark() -> Mark:
     """The mark of this process."""
     try:

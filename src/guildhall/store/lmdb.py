@@ -172,8 +172,13 @@ class LmdbStore:
         self._counting: CountingTxn | None = None
         self._reserve_bytes = 2 * BALLAST_BYTES
         self._is_closed = False
-        self._is_down = False
-        self._open(is_new)
+        self._is_down = True
+        self._env: Any = None
+        try:
+            self._open(is_new)
+        except BaseException:
+            self._close_env()
+            raise
         _stores.add(self)
 
     @classmethod
@@ -203,6 +208,7 @@ class LmdbStore:
 
     def _open(self, is_new: bool = False) -> None:
         data = os.path.join(self.directory, "data.mdb")
+        self._close_env()  # An open that was interrupted may have left it.
         try:
             with self._guarded():
                 size = DISK_MAP_BYTES
@@ -240,7 +246,13 @@ class LmdbStore:
             raise _full(self.directory, error) from error
         self._begin = self._env.begin
         self._mark = forks.mark()
+        self._is_down = False
         self._is_ready = True
+
+    def _close_env(self) -> None:
+        if self._env is not None:
+            with suppress(lmdb.Error):
+                self._env.close()
 
     def _check_length(self, data: str, found: int) -> None:
         """Refuse a file that was cut off: reading a mapped page that is not there ends the process with a signal."""
@@ -248,7 +260,6 @@ class LmdbStore:
         if not self._in_memory:
             found = os.stat(data).st_size  # Others may be writing: looked at second, it is never too short.
         if needed > found + (0 if self._in_memory else LOOSE_BYTES):
-            self._env.close()
             raise HallDamaged(f"hall {self.directory}: its data.mdb has {found} bytes of {needed}; {_REMEDY}")
         if needed > found:  # Pages used and given up in one transaction are never written: so the last ones may lack.
             _reserve(data, needed)
@@ -258,8 +269,7 @@ class LmdbStore:
             if not self._is_closed:
                 self._is_closed = True
                 self._is_ready = False
-                if not self._is_down:
-                    self._env.close()
+                self._close_env()
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
@@ -346,9 +356,8 @@ class LmdbStore:
             raise Misuse(f"hall {self.directory}: it is closed; open it again")
         if self._is_down:
             self._open()
-            self._is_down = False
         elif not self._mark[0]:
-            self._reopen_after_fork()
+            self._open()  # A fork that Python did not see.
         elif not self._is_ready:
             raise Misuse(
                 f"hall {self.directory}: used inside one of its own operations, from a signal handler or a finalizer; "
@@ -453,13 +462,7 @@ class LmdbStore:
         if self._is_ready:
             self._is_ready = False
             self._is_down = True
-            self._env.close()
-
-    def _reopen_after_fork(self) -> None:
-        """After a fork that Python did not see."""
-        with suppress(lmdb.Error):
-            self._env.close()
-        self._open()
+            self._close_env()
 
 
 def _lay_format(txn: LmdbTxn) -> None:

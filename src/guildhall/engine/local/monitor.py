@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Protocol
+
+from ...errors import GuildhallError
 
 SLOW_S = 0.005
 """A task that was running at two looks that far apart is slow."""
@@ -59,5 +62,6 @@ class Monitor:
             if run is None:
                 continue
             if seen == (run, run.begun):
-                run.yield_rest()
+                with suppress(GuildhallError):  # A full or closed hall: the worker itself will meet it.
+                    run.yield_rest()
             seen = run, run.begun

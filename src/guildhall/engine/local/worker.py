@@ -12,13 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from io import TextIOWrapper
 from types import CoroutineType
 from typing import Any
 
-from ...errors import GuildhallError, StoreFull, Unpicklable
+from ...errors import StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import values, waiters
@@ -122,43 +121,14 @@ class Run:
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
         with self._gate:
-            rest = [oid for oid, _ in self._todo]
-            self._todo.clear()
+            rest, self._todo = self._todo, []
         self.tell()
         if rest:
             try:
                 self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in rest])
             except StoreFull:  # No room to give them back: they stay ours.
-                with self.gate:
-                    self.todo = rest + self.todo
-
-
-class Minder:
-    """Looks after claims of several tasks: a slow one shall not keep the others' results, nor those not begun."""
-
-    def __init__(self) -> None:
-        self._run: Run | None = None
-        self._news = threading.Event()
-
-    def mind(self, run: Run) -> None:
-        self._run = run
-        if not self._news.is_set():
-            self._news.set()
-
-    def loop(self) -> None:
-        last: tuple[Run | None, int] = (None, 0)
-        while True:
-            run = self._run
-            if run is None or run.is_over:
-                self._news.clear()
-                if self._run is run:
-                    self._news.wait()
-                continue
-            if last == (run, run.begun) and (run.todo or run.ends):
-                with suppress(GuildhallError):
-                    run.yield_rest()
-            last = run, run.begun
-            time.sleep(PATIENCE_S)
+                with self._gate:
+                    self._todo = rest + self._todo
 
 
 def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
@@ -205,7 +175,6 @@ class Worker:
         self._helpers = 0
         self._blocked = 0
         self._gate = threading.Lock()
-        self.minder = Minder()
 
     def loop(self, is_helper: bool = False) -> None:
         """Claim and run for ever; a helper only as long as more tasks are blocked than helpers run."""
