@@ -14,6 +14,7 @@ from ..engine.local.pool import ForkServer, Pool
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
+from ..hosts.sweeper import Sweeper
 from . import hall as halls
 from . import submission
 from .futures import Future, expect_futures, results
@@ -47,6 +48,7 @@ class LocalCluster:
         except BaseException:
             self.host.close()
             raise
+        self._sweeper = Sweeper(self.host)
         self.host.exits = self.pool.exits  # type: ignore[attr-defined]
         self._is_open = True
         atexit.register(self.close)
@@ -57,6 +59,7 @@ class LocalCluster:
             self._is_open = False
             atexit.unregister(self.close)
             if self.host._pid == os.getpid():
+                self._sweeper.close()
                 self.pool.close()
                 self.host.close()
 

@@ -58,6 +58,9 @@ class EmbeddedHost:
         self._deferred: deque[tuple[Any, ...]] = deque()
         self._dropped: deque[bytes] = deque()
         self._store: LmdbStore | None = None
+        self.nudge: Callable[[], None] | None = None
+        """Called by the first drop after a `settle`: somebody is to settle soon."""
+        self._is_nudged = False
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
@@ -126,6 +129,9 @@ class EmbeddedHost:
         """A reference of this session to the object is gone."""
         self._dropped.append(oid)
         self._ask_to_flush()
+        if self.nudge is not None and not self._is_nudged:
+            self._is_nudged = True
+            self.nudge()
 
     def _ask_to_flush(self) -> None:
         if len(self._dropped) > MAX_DROPPED and not self._deferred:
@@ -143,6 +149,12 @@ class EmbeddedHost:
             self._deferred.extend(batch)
         self._ask_to_flush()
 
+    def settle(self) -> None:
+        """Run all that was deferred, portion by portion."""
+        self._is_nudged = False
+        for _ in range(1 + (len(self._deferred) + len(self._dropped)) // MAX_DEFERRED):
+            self.flush()
+
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
         if self._mark[0]:
@@ -150,6 +162,7 @@ class EmbeddedHost:
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
+        self.nudge = None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
             self.watch.close()

@@ -26,7 +26,7 @@ def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuf
     When the hall has no room, the blob is a link to a file in the temporary directory. The link is there before the
     file is: so whoever removes the hall finds every file that belongs to it.
     """
-    host.flush()
+    host.settle()  # Room first: what was let go may be as large.
     import tempfile
     import uuid
 
