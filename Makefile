@@ -26,6 +26,7 @@ check: .venv/ready
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: .venv/bench-ready
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python bench/compare.py
 
 chaos: .venv/ready

@@ -1,4 +1,4 @@
-"""How long to look before sleeping: increments under one lock by several processes, and what they cost.
+"""How long to look before sleeping: round trips of tasks, and increments under one lock by several processes.
 
 For each length of looking: microseconds for one increment (all processes together), and processor time for one. Run it
 with `python bench/waiting.py`; docs/decisions/0002-waiting.md tells what follows.
@@ -11,6 +11,8 @@ import resource
 import statistics
 import sys
 import time
+
+import psutil
 
 import guildhall
 from guildhall.client import drive
@@ -51,9 +53,45 @@ def measure(hall: guildhall.Hall, processes: int, look_us: float, hold_us: float
     return took / TIMES * 1e6, cpu / TIMES * 1e6
 
 
+def round_trips(look_us: float) -> tuple[float, float, float]:
+    """Microseconds, median and 99th of a hundred, of a task's round trip, and of processor time for one, when idle
+    workers look for that long."""
+    code = f"import guildhall.engine.local.worker as w; w.LOOK_S = {look_us / 1e6}"
+    with guildhall.Client(n_workers=2) as client:
+        pids = {process.pid for process in client.cluster.pool.processes}
+        while pids:  # Until each worker has been told.
+            pids.discard(client.submit(told, code).result())
+        before = processor_s(client)
+        taken = []
+        for _ in range(1000):
+            began = time.perf_counter()
+            client.submit(abs, 1).result()
+            taken.append(time.perf_counter() - began)
+        cpu = processor_s(client) - before
+    taken.sort()
+    return taken[500] * 1e6, taken[990] * 1e6, cpu / 1000 * 1e6
+
+
+def told(code: str) -> int:
+    exec(code)
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def processor_s(client: guildhall.Client) -> float:
+    everybody = [os.getpid(), *(process.pid for process in client.cluster.pool.processes)]
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in everybody)
+
+
 def main() -> None:
     if "--no-yield" in sys.argv:
         os.sched_yield = lambda: None
+    print("| a worker looks, us | round trip p50 / p99, us | processor us a round trip |")
+    print("| --- | --- | --- |")
+    for look_us in (0, 50, 100, 200, 500):
+        rounds = [round_trips(look_us) for _ in range(ROUNDS)]
+        p50, p99, cpu = (statistics.median(side) for side in zip(*rounds))
+        print(f"| {look_us} | {p50:.0f} / {p99:.0f} | {cpu:.0f} |", flush=True)
     print("| processes | held, us | look, us | us an increment | processor us an increment |")
     print("| --- | --- | --- | --- | --- |")
     with guildhall.open() as hall:

@@ -58,7 +58,7 @@ class Lock(handles.Lock):
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
         timeout_s = self._patience_s(blocking, timeout)
-        return await drive.arun(host, self._acquire_flow(host, host.wait_number(), timeout_s))
+        return await drive.arun(host, self._acquire_flow(host, timeout_s))
 
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 from .. import deadline
-from ..hosts.doorbell import Bell
+from ..hosts.doorbell import LOOK_S, Bell
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import waiters
 from ..primitives.op import Answer
@@ -21,9 +21,6 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-LOOK_S = 0.00005 if len(os.sched_getaffinity(0)) > 1 else 0.0
-"""How long a thread looks before it sleeps: as long as falling asleep and being woken takes, so that it costs at most
-twice what the better of the two would have (docs/decisions/0002-waiting.md)."""
 
 
 class Pause(NamedTuple):
@@ -51,18 +48,16 @@ def waiting(
     undo: Callable[[Waiter], Any],
     timeout_s: float | None,
     leave: Callable[[Waiter], bool] | None = None,
-    number: int | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
-    `number` is the wait's, if the caller must know it beforehand.
     """
     if timeout_s == 0:
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
-    waiter, bell = host.waiter(number)
+    waiter, bell = host.waiter()
     try:
         while True:
             answer = ask(waiter)

@@ -28,6 +28,8 @@ from .drive import LATE, Flow
 from .hall import host_of, packed
 
 _handles = itertools.count(1)
+_attempts = itertools.count(1)
+"""Attempts to get a lock that bring no waiter have negative numbers, so that none is a wait's."""
 
 
 class Handle:
@@ -149,6 +151,10 @@ class Event(Handle):
         return answer is not LATE
 
 
+def _attempt_of(waiter: Waiter | None) -> int:
+    return -next(_attempts) if waiter is None else waiter.number
+
+
 class Lock(Handle):
     """A lock with one holder in the whole hall, fair, freed when its holder's process dies.
 
@@ -174,14 +180,15 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or host_of(None)
-        attempt = host.wait_number()
+        if self._was_busy:
+            return drive.run(host, self._acquire_flow(host, timeout_s))
+        attempt = -next(_attempts)
         try:
-            if not self._was_busy:
-                answer = host.transact(lock.acquire, self._key, host.session, self._handle, attempt, None)
-                if answer is not BUSY:
-                    self._grant = answer  # type: ignore[assignment]
-                    return True
-            return drive.run(host, self._acquire_flow(host, attempt, timeout_s))
+            answer = host.transact(lock.acquire, self._key, host.session, self._handle, attempt, None)
+            if answer is BUSY:
+                return drive.run(host, self._acquire_flow(host, timeout_s))
+            self._grant = answer  # type: ignore[assignment]
+            return True
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
@@ -195,7 +202,7 @@ class Lock(Handle):
             raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
         return 0.0
 
-    def _acquire_flow(self, host: EmbeddedHost, attempt: int, timeout_s: float | None) -> Flow[bool]:
+    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         key, session, handle = self._key, host.session, self._handle
         self._was_busy = False
 
@@ -207,11 +214,10 @@ class Lock(Handle):
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(lock.acquire, key, session, handle, attempt, waiter),
+            lambda waiter: host.transact(lock.acquire, key, session, handle, _attempt_of(waiter), waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter),
             timeout_s,
-            number=attempt,
         )
         if answer is LATE:
             return False

@@ -15,6 +15,9 @@ from contextlib import suppress
 from ..store.transaction import Waiter
 
 MAX_CACHED = 256
+LOOK_S = 0.0001 if len(getattr(os, "sched_getaffinity", lambda pid: range(2))(0)) > 1 else 0.0
+"""How long a thread looks for what it waits for before it sleeps: as long as falling asleep and being woken takes, so
+that waiting costs at most twice what the better of the two would have (docs/decisions/0002-waiting.md)."""
 
 
 class Bell:

@@ -180,13 +180,7 @@ class EmbeddedHost:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def wait_number(self) -> int:
-        """A number for one wait of this session, not used again."""
-        if not self._mark[0]:
-            self.rejoin()
-        return next(self._numbers)
-
-    def waiter(self, number: int | None = None) -> tuple[Waiter, Bell]:
+    def waiter(self) -> tuple[Waiter, Bell]:
         """An identity for one wait that is still awake, and the bell to wake it. Give the bell back with `done`."""
         if not self._mark[0]:
             self.rejoin()
@@ -194,11 +188,11 @@ class EmbeddedHost:
             bell = self._bells.pop() if self._bells else None
         if bell is None:
             bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self._session, self.wait_number() if number is None else number, 0), bell
+        return Waiter(self._session, next(self._numbers), 0), bell
 
     def waiter_for(self, bell: Bell) -> Waiter:
         """One more wait that the bell wakes."""
-        return Waiter(self._session, self.wait_number(), bell.number)
+        return Waiter(self._session, next(self._numbers), bell.number)
 
     def done(self, bell: Bell) -> None:
         with self._gate:

@@ -84,19 +84,16 @@ class LmdbSnapshot:
 
 
 class LmdbTxn(LmdbSnapshot):
-    """A transaction that writes, and whom to tell after the commit."""
+    """A transaction that writes, and whom to tell after the commit. The store points it at the next one by itself."""
 
     __slots__ = ("delete", "put", "unlinked", "woken")
+
+    put: Callable[[bytes, bytes], object]
+    delete: Callable[[bytes], bool]
 
     def __init__(self) -> None:
         self.woken: list[Waiter] = []
         self.unlinked: list[str] = []
-
-    def begin(self, raw: Any) -> None:
-        self._raw = raw
-        self.get = raw.get
-        self.put = raw.put
-        self.delete = raw.delete
 
     @property
     def revision(self) -> int:
@@ -121,7 +118,6 @@ class CountingTxn(LmdbTxn):
     __slots__ = ("grown",)
 
     def begin(self, raw: Any) -> None:
-        super().begin(raw)
         self.put = self._put
         self.delete = self._delete
         self.grown = 0
@@ -283,8 +279,10 @@ class LmdbStore:
             txn = self._counting or self._txn
             raw = None
             try:
-                raw = self._begin(None, None, True)
-                txn.begin(raw)
+                txn._raw = raw = self._begin(None, None, True)
+                txn.get, txn.put, txn.delete = raw.get, raw.put, raw.delete
+                if self._counting:
+                    self._counting.begin(raw)
                 result = op(txn, *args)
                 if self._counting:
                     self._refuse_growth(self._counting)

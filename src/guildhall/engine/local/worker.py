@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import StoreFull, Unpicklable
 from ...hosts import current
+from ...hosts.doorbell import LOOK_S
 from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import values, waiters
 from ...primitives.op import Answer
@@ -30,9 +31,6 @@ from .tasks import Done, Recipe
 BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
-LOOK_S = 0.0002
-"""How long a worker that has run out of tasks looks for the next one before it sleeps: as long as a client that was
-asleep itself needs to wake, take the result and submit again (docs/decisions/0002-waiting.md)."""
 FULL_S = 0.02
 PATIENCE_S = 0.005
 
