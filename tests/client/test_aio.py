@@ -19,9 +19,9 @@ from guildhall.primitives.waiters import LINES, WAITS
 @pytest.fixture
 def hall(hall: Hall) -> Iterator[Hall]:
     """The current hall of the test: the handles of `aio` are used without naming it."""
-    current.default_hosts.append(hall.host)
+    current.add_default(hall.host)
     yield hall
-    current.default_hosts.remove(hall.host)
+    current.remove_default(hall.host)
 
 
 def records(hall: Hall) -> int:

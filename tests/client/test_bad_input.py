@@ -39,9 +39,9 @@ KINDS = [Variable, Queue, Lock, Event, Pub, Sub]
 @pytest.fixture
 def hall(hall: Hall) -> Iterator[Hall]:
     """The current hall of the test."""
-    current.default_hosts.append(hall.host)
+    current.add_default(hall.host)
     yield hall
-    current.default_hosts.remove(hall.host)
+    current.remove_default(hall.host)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,7 +254,7 @@ def test_a_hall_that_is_none_is_refused(given: Any) -> None:
 
 
 def test_without_a_hall_constructors_work_and_calls_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(current, "default_hosts", [])
+    monkeypatch.setattr(current, "now", None)
     monkeypatch.setattr(client_module, "_clients", [])
     monkeypatch.delenv("GUILDHALL", raising=False)
     calls: list[Callable[[], Any]] = [

@@ -83,7 +83,7 @@ class Client:
         self.cluster = cluster if cluster is not None else LocalCluster(n_workers, **options)
         self.host = self.cluster.host
         self._is_open = True
-        current.default_hosts.append(self.host)
+        current.add_default(self.host)
         _clients.append(self)
 
     @classmethod
@@ -185,7 +185,7 @@ class Client:
         if self._is_open:
             self._is_open = False
             _clients.remove(self)
-            current.default_hosts.remove(self.host)
+            current.remove_default(self.host)
             if self._owns:
                 self.cluster.close()
 
@@ -228,8 +228,8 @@ class TaskClient(Client):
 
 def get_client() -> Client:
     """The client of the task around, or the newest one of this process. Raises NoHall (ValueError)."""
-    if current.task_host:
-        return TaskClient(current.task_host[-1])
+    if current.task is not None:
+        return TaskClient(current.task)
     if not _clients:
         raise NoHall("no client: make a Client() first, or call this in a task")
     return _clients[-1]

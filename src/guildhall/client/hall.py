@@ -75,13 +75,12 @@ def host_of(given: Any) -> EmbeddedHost:
         if isinstance(host, EmbeddedHost):
             return host
         raise WrongType(f"hall: expected a Hall or a Client, got {type(given).__name__} {given!r:.60}")
-    host = current.current()
-    if host is not None:
-        return host
+    if current.now is not None:
+        return current.now
     named = os.environ.get("GUILDHALL")
     if named:
         opened = open(named)
-        current.default_hosts.insert(0, opened.host)
+        current.add_default(opened.host, is_last_choice=True)
         return opened.host
     raise NoHall("no hall: make a Client(), pass hall=guildhall.open(name), or set GUILDHALL to a hall's name or path")
 

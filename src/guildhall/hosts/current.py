@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from .embedded import EmbeddedHost
 
-task_host: list[EmbeddedHost] = []
-"""In a worker, its hall; empty elsewhere."""
-default_hosts: list[EmbeddedHost] = []
-"""The halls of the open clients of this process, the newest last."""
+now: EmbeddedHost | None = None
+"""The hall that is meant, if anything says which. A variable, because every operation of a handle asks."""
+task: EmbeddedHost | None = None
+"""In a worker, its hall."""
+_defaults: list[EmbeddedHost] = []
 
 
-def current() -> EmbeddedHost | None:
-    if task_host:
-        return task_host[-1]
-    return default_hosts[-1] if default_hosts else None
+def enter_task(host: EmbeddedHost) -> None:
+    """From now on this process runs tasks in the hall."""
+    global task
+    task = host
+    _choose()
+
+
+def add_default(host: EmbeddedHost, *, is_last_choice: bool = False) -> None:
+    """A hall to be meant: from now on, or if there is no other."""
+    _defaults.insert(0 if is_last_choice else len(_defaults), host)
+    _choose()
+
+
+def remove_default(host: EmbeddedHost) -> None:
+    """It is meant no more; the one before it is."""
+    _defaults.remove(host)
+    _choose()
+
+
+def _choose() -> None:
+    global now
+    now = task or (_defaults[-1] if _defaults else None)

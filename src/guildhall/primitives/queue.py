@@ -56,7 +56,8 @@ def register(txn: Txn, name: bytes, maxsize: int) -> int:
 
 def put(txn: Txn, name: bytes, maxsize: int, value: bytes, waiter: Waiter | None) -> NotNow | bool:
     """Append the item; in a full queue the waiter is parked with it."""
-    queue = look(txn, name, maxsize)
+    data = txn.get(QUEUES + name)
+    queue = Queue(maxsize) if data is None else QUEUE.unpack(data)
     if queue.maxsize and _is_full(txn, name, queue):
         if waiter is None:
             return BUSY
@@ -65,7 +66,10 @@ def put(txn: Txn, name: bytes, maxsize: int, value: bytes, waiter: Waiter | None
         return waiters.park(txn, PUTTERS + name, waiter, value)
     if uses := values.uses_of(value):
         values.hold(txn, uses)
-    _settle(txn, name, _append(txn, name, queue, value))
+    queue = _append(txn, name, queue, value)
+    if queue.is_awaited:
+        queue = _serve(txn, name, queue)
+    txn.put(QUEUES + name, QUEUE.pack(queue))
     return True
 
 
@@ -82,7 +86,8 @@ def get(
     txn: Txn, name: bytes, maxsize: int, want: int, session: int, waiter: Waiter | None
 ) -> NotNow | tuple[bytes, ...]:
     """The first `want` items (0: all there are, maybe none); while there are fewer, the waiter is parked."""
-    queue = look(txn, name, maxsize)
+    data = txn.get(QUEUES + name)
+    queue = Queue(maxsize) if data is None else QUEUE.unpack(data)
     count = queue.end - queue.first
     if want == 0 or (count >= want and not (queue.is_awaited and waiters.head(txn, GETTERS + name))):
         items, queue = _take(txn, name, queue, want or count)

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..store.keys import pack_id, pack_int
-from ..store.records import Form, Record
+from ..store.records import UNREADABLE, Form, Record, damaged
 from ..store.transaction import Txn, Waiter
 from . import waiters
 from .op import BUSY, NotNow
@@ -60,7 +60,10 @@ def pack(data: bytes, uses: tuple[bytes, ...] = ()) -> bytes:
 
 def unpack(value: bytes) -> Stored:
     """What `pack` was given."""
-    return STORED.unpack(value) if value[:1] == _STORED_HEAD else Stored(value)
+    try:
+        return STORED.unpack(value) if value[:1] == _STORED_HEAD else Stored(value)
+    except UNREADABLE as error:
+        raise damaged(error) from error
 
 
 def uses_of(value: bytes) -> tuple[bytes, ...]:

@@ -28,6 +28,7 @@ import lmdb
 
 from ..errors import HallDamaged, Misuse, StoreFull
 from . import forks
+from .records import UNREADABLE, damaged
 from .transaction import Waiter
 
 T = TypeVar("T")
@@ -318,6 +319,8 @@ class LmdbStore:
                 return op(self._snapshot, *args)
             except lmdb.Error as error:
                 self._recover(error)
+            except UNREADABLE as error:
+                raise damaged(error) from error
             finally:
                 self._is_ready = True
                 if raw is not None:
@@ -338,6 +341,8 @@ class LmdbStore:
             if not isinstance(error, lmdb.Error):  # Ctrl-C right behind the commit: who was woken must hear it.
                 self._tell(*txn.aftermath())
         txn.aftermath()
+        if isinstance(error, UNREADABLE):
+            raise damaged(error) from error
         if not isinstance(error, lmdb.Error):
             raise error
         self._recover(error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ..errors import StoreFull
+from .records import UNREADABLE, damaged
 from .transaction import Waiter
 
 T = TypeVar("T")
@@ -105,8 +106,10 @@ class MemoryStore:
                 result = op(txn, *args)
                 if self._max_bytes is not None and self.size > max(before, self._max_bytes):
                     raise StoreFull(f"the store holds its {self._max_bytes} bytes: delete something first")
-            except BaseException:
+            except BaseException as error:
                 self._put_back(txn.undo)
+                if isinstance(error, UNREADABLE):
+                    raise damaged(error) from error
                 raise
             if txn.undo or txn._revision:
                 self.revision += 1
@@ -118,7 +121,10 @@ class MemoryStore:
 
     def read(self, op: Callable[..., T], *args: Any) -> T:
         with self._gate:
-            return op(MemoryTxn(self), *args)
+            try:
+                return op(MemoryTxn(self), *args)
+            except UNREADABLE as error:
+                raise damaged(error) from error
 
     def close(self) -> None:
         """Nothing to let go of."""

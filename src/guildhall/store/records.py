@@ -16,17 +16,22 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Form(Generic[R]):
-    """How one class of records is written and read."""
+    """How one class of records is written and read: `pack` and `unpack`.
 
-    __slots__ = ("_decode", "pack")
+    `unpack` raises one of UNREADABLE if the bytes are not a record of this version. Stores make a HallDamaged of it; to
+    do it here would cost every op.
+    """
+
+    __slots__ = ("pack", "unpack")
 
     def __init__(self, record: type[R]) -> None:
         self.pack = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(record).decode
+        self.unpack = msgspec.msgpack.Decoder(record).decode
 
-    def unpack(self, data: bytes) -> R:
-        """The record. Raises HallDamaged if these bytes are not one of this version."""
-        try:
-            return self._decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise HallDamaged(f"a record cannot be read ({error}): written by another version, or damaged") from None
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
+
+def damaged(error: Exception) -> HallDamaged:
+    """What to raise in place of one of UNREADABLE."""
+    return HallDamaged(f"a record cannot be read ({error}): written by another version, or damaged")

@@ -257,7 +257,7 @@ def main(directory: str, joined: Callable[[], None]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # A worker is killed in the end: nothing else empties the buffer.
     host = open_hall(directory, role="worker", estates=(tasks.bury,))
-    current.task_host.append(host)
+    current.enter_task(host)
     worker = Worker(host)
     host.give_way = worker.give_way
     host.insist(tasks.enlist, host.session)

@@ -1,0 +1,12 @@
+"""What users hold of the primitives. A handle is a name and a hall; it pickles by name.
+
+Each blocking method has its flow (`_flow` in the name), which `guildhall.aio` runs too.
+"""
+
+from .event import Event
+from .lock import Lock
+from .queue import Queue
+from .topic import Pub, Sub
+from .variable import Variable
+
+__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]

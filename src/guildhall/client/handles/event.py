@@ -1,0 +1,44 @@
+"""The handle of Event."""
+
+from __future__ import annotations
+
+from ... import deadline
+from ...deadline import Timeout
+from ...hosts.embedded import EmbeddedHost
+from ...primitives import event, waiters
+from .. import drive
+from ..drive import LATE, Flow
+from .handle import Handle
+
+
+class Event(Handle):
+    """A flag to wait for, as `threading.Event`, across processes."""
+
+    _kind = "event"
+
+    def set(self) -> None:
+        """Raise the flag: everybody who waits goes on."""
+        self._host.transact(event.put, self._key)
+
+    def clear(self) -> None:
+        """Lower the flag."""
+        self._host.transact(event.clear, self._key)
+
+    def is_set(self) -> bool:
+        return self._host.read(event.is_set, self._key)
+
+    def wait(self, timeout: Timeout = None) -> bool:
+        """True when the flag is up, False when the time was."""
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        return self.is_set() or drive.run(host, self._wait_flow(host, timeout_s))
+
+    def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
+        answer = yield from drive.waiting(
+            host,
+            lambda waiter: host.transact(event.wait, self._key, waiter),
+            lambda waiter: True,
+            lambda waiter: host.transact(waiters.withdraw, waiter),
+            timeout_s,
+        )
+        return answer is not LATE

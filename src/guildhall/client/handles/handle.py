@@ -1,0 +1,44 @@
+"""What all handles are: a name and a hall."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from typing import Any
+
+from ...engine.local import payload
+from ...errors import TimedOut
+from ...hosts import current
+from ...hosts.embedded import EmbeddedHost
+from ..hall import host_of, packed
+
+
+class Handle:
+    """A name in a hall. Without a name it gets a unique one; without a hall it finds the current one when used."""
+
+    _kind = "handle"
+
+    def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
+        self.name = name or f"{self._kind}-{uuid.uuid4().hex}"
+        if isinstance(self.name, list):
+            self.name = tuple(self.name)
+        self._key = packed(self._kind, self.name)
+        given = hall if hall is not None else client
+        self._given: EmbeddedHost | None = None if given is None else host_of(given)
+
+    @property
+    def _host(self) -> EmbeddedHost:
+        return self._given or current.now or host_of(None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,)
+
+    def _store(self, host: EmbeddedHost, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
+        if type(value) in payload.PLAIN:
+            data = pickle.dumps(value, 5)
+            if len(data) <= payload.INLINE_BYTES:
+                return data, ()
+        return payload.store(host, value, f"{self._kind} {self.name!r:.60}: the value")
+
+    def _late(self, timeout_s: float | None) -> TimedOut:
+        return TimedOut(f"{self._kind} {self.name!r:.60}: nothing came within {timeout_s:g} s")
