@@ -7,10 +7,9 @@ what was granted is taken (timeout) or given back (the others).
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import deadline
 from ..hosts.doorbell import LOOK_S, Bell
@@ -18,6 +17,9 @@ from ..hosts.embedded import EmbeddedHost
 from ..primitives import waiters
 from ..primitives.op import Answer
 from ..store.transaction import Waiter
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
@@ -119,6 +121,8 @@ def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *arg
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from an event loop."""
+    import asyncio  # Here, because it takes three times as long to load as all of guildhall, and few workers need it.
+
     loop = asyncio.get_running_loop()
     while True:
         try:
