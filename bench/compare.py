@@ -202,7 +202,7 @@ def main() -> None:
     array = np.random.default_rng(0).random(100 * 2**20 // 8)
     compare("scatter of 100 MB", "array.copy()", 1 / 1.3, lambda: ours.scatter(array), array.copy, 9, 9)
     copied = ours.submit(read_anonymous, ours.scatter(array)).result()
-    row("reading it in a worker, memory of its own", f"{copied:.2f} MiB", "asked: under 1 MiB", 1 / max(copied, 1e-3), 1)
+    row("reading it in a worker, own memory", f"{copied:.2f} MiB", "asked: under 1 MiB", 1 / max(copied, 1e-3), 1)
     ours.close()
     dask.close()
     pool.shutdown()
