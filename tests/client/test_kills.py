@@ -17,7 +17,7 @@ from faults import Child, eventually
 
 import guildhall
 from guildhall import Event, Lock, Queue, Variable
-from guildhall.primitives import queue
+from guildhall.primitives import lock, queue, sessions, waiters
 from guildhall.primitives.op import Answer
 from guildhall.store.keys import pack_name
 
@@ -137,7 +137,7 @@ class Yard:
 
     def check_one(self, number: int, board: Board) -> None:
         began = time.monotonic()
-        assert self.lock.acquire(timeout=10), f"a dead holder kept the lock, {self}"
+        assert self.lock.acquire(timeout=10), f"a dead holder kept the lock, {self}: {self.who_holds_it()}"
         assert time.monotonic() - began < 2, f"the lock came late, {self}"
         count = self.counter.get()[1]
         acked = self.buried_counts + board[board.COUNTED] + sum(b[b.COUNTED] for _, _, b in self.running)
@@ -148,6 +148,14 @@ class Yard:
             assert value in (board[board.SET], board[board.SET] + 1), f"a set is lost, {self}"
         left, right = self.hall.host.read(lambda txn: (queue.size(txn, LEFT), queue.size(txn, RIGHT)))
         assert left + right == STONES, f"{left} + {right} stones, {self}"
+
+    def who_holds_it(self) -> str:
+        """For the failure's message: the lock, who stands in line, who is in the hall and alive."""
+        host = self.hall.host
+        held = host.read(lock.look, pack_name("lock", "l"))
+        line = host.read(lambda txn: list(txn.scan(waiters.LINES)))
+        alive = [(s.number, s.pid, host._members.is_alive(s.number)) for s in host.read(sessions.everybody)]
+        return f"{held}, in line {line}, sessions {alive}, mine {host.session}, running {[r[:2] for r in self.running]}"
 
     @staticmethod
     def _is_in_order(items: list[int]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .. import deadline
 from ..hosts.doorbell import LOOK_S, Bell
@@ -18,19 +18,19 @@ from ..primitives import waiters
 from ..primitives.op import Answer
 from ..store.transaction import Waiter
 
-if TYPE_CHECKING:
-    import asyncio
-
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
 
 
 class Pause(NamedTuple):
-    """Nothing to do: look for the waiter's grant (if given) for a moment, or sleep until the bell rings."""
+    """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
-    bell: Bell
+    A flow that stands in several lines, all with one bell of its own, gives that instead of a waiter.
+    """
+
+    waiter: Waiter | None
     left_s: float | None
-    looking: Waiter | None = None
+    bell: Bell | None = None
 
 
 Flow = Generator[Pause, None, T]
@@ -59,94 +59,115 @@ def waiting(
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
-    waiter, bell = host.waiter()
-    try:
-        while True:
+    while True:
+        waiter = host.waiter()
+        try:
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            yield Pause(bell, deadline.left(until), waiter)
-            parked = not host.read(waiters.is_granted, waiter) and host.transact(waiters.arm, waiter, bell.number)
-            while parked:
+            while not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                yield Pause(bell, left_s)
-                parked = not host.read(waiters.is_granted, waiter)
+                yield Pause(waiter, left_s)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
-    except BaseException:
-        undo(waiter)
-        raise
-    finally:
-        host.done(bell)
+        except BaseException:
+            undo(waiter)
+            raise
 
 
 def run(host: EmbeddedHost, flow: Flow[T]) -> T:
-    """Drive a flow from a thread. In a task that waits for longer than a moment, others run meanwhile."""
-    go_on = None
+    """Drive a flow from a thread."""
+    sleeper = _Sleeper(host)
     try:
         while True:
             try:
-                bell, left_s, looking = next(flow)
+                pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                if looking is not None:
-                    host.flush()
-                    look(host, left_s, waiters.is_granted, looking)
-                elif go_on is None and host.give_way is not None:
-                    if bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
-                        host.bury_dead()
-                    elif left_s is None or left_s > GIVE_WAY_S:
-                        go_on = host.give_way()
-                else:
-                    host.sleep(bell, left_s)
+                sleeper.pause(pause)
             except BaseException as error:
                 flow.throw(error)
     finally:
-        if go_on is not None:
-            go_on()
+        sleeper.close()
 
 
-def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *args: Any) -> None:
-    """Until the op says yes, for a moment. Whoever else can run on this core goes first."""
+class _Sleeper:
+    """A thread that waits: it looks for a moment, then hangs its bell and sleeps."""
+
+    def __init__(self, host: EmbeddedHost) -> None:
+        self._host = host
+        self._bell: Bell | None = None
+        self._armed: Waiter | None = None
+        self._go_on: Callable[[], None] | None = None
+
+    def pause(self, pause: Pause) -> None:
+        bell = pause.bell or self._arm(pause.waiter, pause.left_s)
+        if bell is not None:
+            self._sleep(bell, pause.left_s)
+
+    def _arm(self, waiter: Waiter | None, left_s: float | None) -> Bell | None:
+        """The bell that rings for the waiter; None if it is granted."""
+        assert waiter is not None, "a pause has a waiter or a bell"
+        if self._armed != waiter:
+            self._host.flush()
+            if look(self._host, left_s, waiters.is_granted, waiter):
+                return None
+            self._bell = self._bell or self._host.bell()
+            if not self._host.transact(waiters.arm, waiter, self._bell.number):
+                return None
+            self._armed = waiter
+        return self._bell
+
+    def _sleep(self, bell: Bell, left_s: float | None) -> None:
+        """In a task that waits for longer than a moment, others run meanwhile."""
+        host = self._host
+        if self._go_on is not None or host.give_way is None:
+            host.sleep(bell, left_s)
+        elif bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
+            host.bury_dead()
+        elif left_s is None or left_s > GIVE_WAY_S:
+            self._go_on = host.give_way()
+
+    def close(self) -> None:
+        if self._bell is not None:
+            self._host.done(self._bell)
+        if self._go_on is not None:
+            self._go_on()
+
+
+def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
+    """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
     until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
-    while not host.read(op, *args) and deadline.now() < until:
+    while not host.read(op, *args):
+        if deadline.now() >= until:
+            return False
         os.sched_yield()
+    return True
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from an event loop."""
-    import asyncio  # Here, because it takes three times as long to load as all of guildhall, and few workers need it.
+    from .lounge import lounge_of  # With asyncio, which takes three times as long to load as all of guildhall.
 
-    loop = asyncio.get_running_loop()
+    lounge = lounge_of(host)
+    armed: Waiter | None = None
     while True:
         try:
-            bell, left_s, looking = next(flow)
+            waiter, left_s, _ = next(flow)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        if looking is not None:
-            continue
-        host.follow()
-        rung = loop.create_future()
-
-        def ring(rung: asyncio.Future[None] = rung) -> None:
-            if not rung.done():
-                rung.set_result(None)
-
-        timer = loop.call_later(0.05 if left_s is None else min(0.05, left_s), ring)
-        loop.add_reader(bell.socket, ring)
+        assert waiter is not None, "a flow with a bell of its own is for threads"
         try:
-            await rung
-            bell.hush()
-            if host.watch.fallen():
-                host.bury_dead()
+            if armed != waiter:
+                if not lounge.arm(waiter):
+                    continue
+                armed = waiter
+            await lounge.pause(waiter, left_s)
         except BaseException as error:
             flow.throw(error)
-        finally:
-            timer.cancel()
-            loop.remove_reader(bell.socket)

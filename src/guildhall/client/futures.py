@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from ..primitives.op import Answer
 from ..primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
 from ..store.transaction import Waiter
 from . import drive
+from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
 
@@ -162,11 +162,7 @@ class Future:
         if not callable(callback):
             raise WrongType(f"add_done_callback: expected a function, got {type(callback).__name__} {callback!r:.60}")
 
-        def wait_and_call() -> None:
-            drive.run(self._host, self._flow(None))
-            callback(self)
-
-        threading.Thread(target=wait_and_call, daemon=True, name=f"guildhall-callback-{self.key}").start()
+        call_when_ended(self, callback)
 
     def __await__(self) -> Generator[Any, None, Any]:
         async def wait() -> Any:
@@ -296,7 +292,7 @@ class _Watch:
 
     def __init__(self, host: EmbeddedHost) -> None:
         self._host = host
-        _, self._bell = host.waiter()
+        self._bell = host.bell()
         self._waiters: list[Waiter] = []
 
     def flow(self, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
@@ -311,10 +307,10 @@ class _Watch:
             if left_s == 0:
                 raise TimedOut(f"as_completed: {len(futures)} futures not done within the time given")
             if not self._waiters:
-                self._waiters = [host.waiter_for(self._bell) for _ in futures]
+                self._waiters = [host.waiter(self._bell) for _ in futures]
                 host.transact(values.watch_all, oids, self._waiters)
             else:
-                yield drive.Pause(self._bell, left_s)
+                yield drive.Pause(None, left_s, self._bell)
 
     def close(self) -> None:
         """Leave every line."""

@@ -180,19 +180,21 @@ class EmbeddedHost:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def waiter(self) -> tuple[Waiter, Bell]:
-        """An identity for one wait that is still awake, and the bell to wake it. Give the bell back with `done`."""
-        if not self._mark[0]:
-            self.rejoin()
-        with self._gate:
-            bell = self._bells.pop() if self._bells else None
-        if bell is None:
-            bell = Bell(self._bells_fd, self.session, next(self._bell_numbers), self.watch.fd)
-        return Waiter(self._session, next(self._numbers), 0), bell
+    def waiter(self, bell: Bell | None = None) -> Waiter:
+        """An identity for one wait: that the bell wakes, or that is still awake."""
+        return Waiter(self.session, next(self._numbers), 0 if bell is None else bell.number)
 
-    def waiter_for(self, bell: Bell) -> Waiter:
-        """One more wait that the bell wakes."""
-        return Waiter(self._session, next(self._numbers), bell.number)
+    def bell(self) -> Bell:
+        """A bell to be woken by. Give it back with `done`."""
+        session = self.session
+        with self._gate:
+            if self._bells:
+                return self._bells.pop()
+        return Bell(self._bells_fd, session, next(self._bell_numbers), self.watch.fd)
+
+    def ring(self, waiter: Waiter) -> None:
+        """Wake a sleeper, who looks again."""
+        self._ringer.ring(waiter)
 
     def done(self, bell: Bell) -> None:
         with self._gate:

@@ -10,7 +10,7 @@ Before it falls asleep it hangs one (`arm`), in a transaction that also says whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..store.keys import pack_id, pack_int
@@ -105,6 +105,11 @@ def is_granted(txn: Txn, waiter: Waiter) -> bool:
     """Whether the waiter, once parked, has been granted (or has withdrawn)."""
     data = txn.get(_wait_key(waiter.session, waiter.number))
     return data is None or _WAIT.unpack(data).granted is not None
+
+
+def which_granted(txn: Txn, many: Sequence[Waiter]) -> list[Waiter]:
+    """Those of the waiters that `is_granted`."""
+    return [waiter for waiter in many if is_granted(txn, waiter)]
 
 
 def collect(txn: Txn, waiter: Waiter) -> bytes | None:

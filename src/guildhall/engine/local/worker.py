@@ -203,7 +203,7 @@ class Worker:
 
     def _await_task(self, is_helper: bool) -> Any:
         host = self.host
-        waiter, bell = host.waiter()
+        waiter, bell = host.waiter(), host.bell()
         try:
             claimed = host.transact(tasks.claim, host.session, 1, waiter)
             if not isinstance(claimed, Answer):

@@ -1,0 +1,98 @@
+"""Where the coroutines of one event loop wait: one bell for all of them, and one look at the store for each ring.
+
+A bell is a socket. One for each coroutine would end a program that awaits a thousand futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from ..hosts.doorbell import Bell
+from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
+from ..primitives import waiters
+from ..store.transaction import Waiter
+
+_lounges: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[EmbeddedHost, Lounge]]
+_lounges = WeakKeyDictionary()
+
+
+def lounge_of(host: EmbeddedHost) -> Lounge:
+    """The running loop's, for that hall."""
+    lounges = _lounges.setdefault(asyncio.get_running_loop(), {})
+    lounge = lounges.get(host)
+    if lounge is None or not lounge.is_of(host):
+        lounge = lounges[host] = Lounge(host, asyncio.get_running_loop())
+    return lounge
+
+
+class Lounge:
+    """All coroutines of a loop that wait in one hall. Listens only while somebody waits."""
+
+    def __init__(self, host: EmbeddedHost, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._loop = loop
+        self._session = host.session
+        self._waiting: dict[Waiter, asyncio.Future[None]] = {}
+        self._bell: Bell | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def is_of(self, host: EmbeddedHost) -> bool:
+        """False in a forked child, whose session is another one."""
+        return self._session == host.session
+
+    def arm(self, waiter: Waiter) -> bool:
+        """Have the waiter's grant ring here. False if it is granted already."""
+        if self._bell is None:
+            self._open()
+        assert self._bell is not None
+        return self._host.transact(waiters.arm, waiter, self._bell.number)
+
+    async def pause(self, waiter: Waiter, left_s: float | None) -> None:
+        """Until the waiter is granted, the time is up, or it is time to look again."""
+        limit_s = LOOK_AGAIN_S if left_s is None else min(left_s, LOOK_AGAIN_S)
+        rung = self._waiting[waiter] = self._loop.create_future()
+        timer = self._loop.call_later(limit_s, _let_go, rung)
+        self._host.follow()
+        try:
+            await rung
+        finally:
+            timer.cancel()
+            del self._waiting[waiter]
+            if not self._waiting:
+                self._close()
+
+    def _open(self) -> None:
+        self._bell = self._host.bell()
+        self._loop.add_reader(self._bell.socket, self._hear)
+        self._loop.add_reader(self._host.watch.fd, self._see_death)
+        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+
+    def _close(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            self._loop.remove_reader(bell.socket)
+            self._loop.remove_reader(self._host.watch.fd)
+            self._host.done(bell)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _hear(self) -> None:
+        assert self._bell is not None
+        self._bell.hush()
+        for waiter in self._host.read(waiters.which_granted, tuple(self._waiting)):
+            _let_go(self._waiting[waiter])
+
+    def _see_death(self) -> None:
+        self._host.bury_dead()
+        self._host.follow()
+
+    def _look_again(self) -> None:
+        """Rings may be lost, and deaths that no pidfd told are found by looking."""
+        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        self._host.bury_dead()
+
+
+def _let_go(rung: asyncio.Future[None]) -> None:
+    if not rung.done():
+        rung.set_result(None)
