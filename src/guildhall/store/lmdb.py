@@ -170,13 +170,15 @@ class LmdbStore:
         self._reserve_bytes = 2 * BALLAST_BYTES
         self._is_closed = False
         self._is_down = True
+        self._is_ready = False
         self._env: Any = None
-        try:
-            self._open(is_new)
-        except BaseException:
-            self._close_env()
-            raise
         _stores.add(self)
+        with self._gate:  # No fork by another thread meanwhile: its child would keep the guard.
+            try:
+                self._open(is_new)
+            except BaseException:
+                self._close_env()
+                raise
 
     @classmethod
     def create(cls, directory: str, *, in_memory: bool) -> None:
