@@ -6,18 +6,26 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import Broken, Misuse
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from ..store.transaction import Waiter
 
-if TYPE_CHECKING:
-    from .futures import Future
 
-    Callback = Callable[[Future], Any]
+class Future(Protocol):
+    """What this file needs of one."""
 
+    _host: EmbeddedHost
+    _oid: bytes
+
+    @property
+    def key(self) -> str:
+        """The task's name."""
+
+
+Callback = Callable[[Any], Any]
 _gate = threading.Lock()
 _callers: dict[EmbeddedHost, Caller] = {}
 
