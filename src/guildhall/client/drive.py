@@ -48,10 +48,12 @@ def waiting(
     undo: Callable[[Waiter], Any],
     timeout_s: float | None,
     leave: Callable[[Waiter], bool] | None = None,
+    due: Callable[[Waiter], float | None] | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
+    `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
     """
     if timeout_s == 0:
         answer = ask(None)
@@ -59,28 +61,30 @@ def waiting(
     until = deadline.after(timeout_s)
     waiter, bell = host.waiter()
     try:
-        while True:
-            answer = ask(waiter)
-            if not isinstance(answer, Answer):
-                return answer
-            yield Pause(bell, deadline.left(until), waiter)
-            parked = not host.read(waiters.is_granted, waiter) and host.transact(waiters.arm, waiter, bell.number)
-            while parked:
-                left_s = deadline.left(until)
-                if left_s == 0:
-                    if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
-                        return LATE
-                    break
-                yield Pause(bell, left_s)
-                parked = not host.read(waiters.is_granted, waiter)
-            answer = collect(waiter)
-            if not isinstance(answer, Answer):
-                return answer
-    except BaseException:
+        try:
+            while True:
+                answer = ask(waiter)
+                if not isinstance(answer, Answer):
+                    return answer
+                yield Pause(bell, deadline.left(until), waiter)
+                parked = not host.read(waiters.is_granted, waiter) and host.transact(waiters.arm, waiter, bell.number)
+                while parked:
+                    left_s = deadline.left(until)
+                    if left_s == 0:
+                        if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
+                            return LATE
+                        break
+                    due_s = None if due is None else due(waiter)
+                    yield Pause(bell, left_s if due_s is None else due_s if left_s is None else min(left_s, due_s))
+                    parked = not host.read(waiters.is_granted, waiter)
+                answer = collect(waiter)
+                if not isinstance(answer, Answer):
+                    return answer
+        finally:
+            host.done(bell)
+    except BaseException:  # Also Ctrl-C in giving the bell back, when it was granted already.
         undo(waiter)
         raise
-    finally:
-        host.done(bell)
 
 
 def run(host: EmbeddedHost, flow: Flow[T]) -> T:
