@@ -192,9 +192,10 @@ def renew(txn: Txn, name: bytes, session: int, handle: int, token: int, now: flo
 def lapse(txn: Txn, name: bytes, now: float) -> bool:
     """If the holder's lease ran out, the longest waiter takes over. Whether it did."""
     held = look(txn, name)
-    if held is None or not has_lapsed(held, now):
+    if held is None or not has_lapsed(held, now) or waiters.head(txn, LOCKS + name) is None:
         return False
-    return _pass_on(txn, LOCKS + name, held, now, is_taken_over=True) is not None
+    _pass_on(txn, LOCKS + name, held, now, is_taken_over=True)
+    return True
 
 
 def next_lapse(txn: Txn, name: bytes, waiter: Waiter) -> float | None:

@@ -11,8 +11,8 @@ Invariant: no request that waits could be granted.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from ..store.keys import pack_id, pack_int
@@ -64,7 +64,7 @@ def acquire(
     anybody_waits = txn.first(waiters.LINES + REQUESTS) is not None
     free = []
     for name in names:
-        if txn.get(MULTILOCKS + name) is None and not (anybody_waits and txn.first(REQUESTED + name)):
+        if _is_free(txn, name) and not (anybody_waits and txn.first(REQUESTED + name)):
             free.append(name)
             if len(free) == count:
                 return _take(txn, free, Waiter(session, number, 0), now)
@@ -118,29 +118,41 @@ def release(txn: Txn, names: Iterable[bytes], session: int, number: int, now: fl
     return True
 
 
-def _serve(txn: Txn, names: Sequence[bytes], now: float, *, is_inherited: bool = False) -> None:
-    """Grant what can be granted, after these names became free or lost who was first in their lines."""
+def _serve(txn: Txn, names: Iterable[bytes], now: float, *, is_inherited: bool = False) -> None:
+    """Grant what can be granted, in the order of asking, after these names became free or lost who was first in line.
+
+    Who is granted leaves lines in which only later ones can be first now; so each is looked at once.
+    """
     if txn.first(waiters.LINES + REQUESTS) is None:
         return
-    changed, refused = deque(names), set[bytes]()
-    while changed:
-        name = changed.popleft()
-        ticket = _first(txn, name)
-        if ticket is None or ticket in refused or txn.get(MULTILOCKS + name) is not None:
-            continue
+    tickets = _firsts(txn, names)
+    seen = set(tickets)
+    heapify(tickets)
+    while tickets:
+        ticket = heappop(tickets)
         place = REQUESTS + _behind_revision(ticket)
         next_up = waiters.head(txn, place)
         assert next_up is not None, "a request stands in line"
         request = REQUEST.unpack(next_up[1])
-        free = [each for each in request.names if txn.get(MULTILOCKS + each) is None and _first(txn, each) == ticket]
-        if len(free) < request.count:
-            refused.add(ticket)
-        else:
-            refused.clear()
+        free = [each for each in request.names if _is_free(txn, each) and _first(txn, each) == ticket]
+        if len(free) >= request.count:
             _leave_lines(txn, request)
             _take(txn, free[: request.count], next_up[0], now, is_inherited=is_inherited)
             waiters.unpark(txn, place)
-            changed += request.names
+            for later in _firsts(txn, request.names):
+                if later not in seen:
+                    seen.add(later)
+                    heappush(tickets, later)
+
+
+def _is_free(txn: Txn, name: bytes) -> bool:
+    return txn.get(MULTILOCKS + name) is None
+
+
+def _firsts(txn: Txn, names: Iterable[bytes]) -> list[bytes]:
+    """The tickets of the requests that are first in line of those names that are free."""
+    found = {_first(txn, name) for name in names if _is_free(txn, name)}
+    return [ticket for ticket in found if ticket is not None]
 
 
 def _first(txn: Txn, name: bytes) -> bytes | None:
@@ -171,13 +183,10 @@ def leave(txn: Txn, waiter: Waiter, now: float) -> bool:
     if not waiters.withdraw(txn, waiter):
         return False
     assert next_up is not None, "a wait stands in line until it is granted"
-    _abandon(txn, REQUEST.unpack(next_up[1]), now)
-    return True
-
-
-def _abandon(txn: Txn, request: Request, now: float) -> None:
+    request = REQUEST.unpack(next_up[1])
     _leave_lines(txn, request)
     _serve(txn, request.names, now)
+    return True
 
 
 def withdraw(txn: Txn, names: Iterable[bytes], waiter: Waiter, now: float) -> None:
@@ -186,16 +195,16 @@ def withdraw(txn: Txn, names: Iterable[bytes], waiter: Waiter, now: float) -> No
         release(txn, names, waiter.session, waiter.number, now)
 
 
-def bury(txn: Txn, session: int, now: float) -> None:
-    """All names that the session holds are free, and go to who waits for them."""
-    freed = []
+def bury(txn: Txn, session: int, left: Iterable[waiters.Left], now: float) -> None:
+    """The requests of the session leave the lines, the names it holds are free, and both go to who waits for them."""
+    freed: list[bytes] = []
+    for one in left:
+        if one.place.startswith(REQUESTS):
+            request = REQUEST.unpack(one.want)
+            _leave_lines(txn, request)
+            freed += request.names
     for key, data in txn.scan(MULTILOCKS):
         if HELD.unpack(data).session == session:
             txn.delete(key)
             freed.append(key[len(MULTILOCKS) :])
     _serve(txn, freed, now, is_inherited=True)
-
-
-def bury_wait(txn: Txn, left: waiters.Left, now: float) -> None:
-    """A request of a dead session leaves the lines."""
-    _abandon(txn, REQUEST.unpack(left.want), now)

@@ -37,7 +37,6 @@ _LINES: dict[bytes, Callable[[Txn, waiters.Left, float], None]] = {
     lock.LOCKS: lock.bury_wait,
     rwlock.RWLOCKS: pool.bury_wait,
     semaphore.SEMAPHORES: pool.bury_wait,
-    multilock.REQUESTS: multilock.bury_wait,
 }
 """What to do, by the region of the place, when a wait of a dead session is taken out of a line: others may go on."""
 
@@ -74,13 +73,14 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), 
     """Give back all that the dead session held; `now` is when its heirs get it. False if that was done already."""
     if not txn.delete(SESSIONS + pack_int(session)):
         return False
-    for left in waiters.leave(txn, session):
+    waits = waiters.leave(txn, session)
+    for left in waits:
         queue.bury(txn, left)
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
     lock.bury(txn, session, now)
     rlock.bury(txn, session, now)
-    multilock.bury(txn, session, now)
+    multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
     topic.bury(txn, session)
     for estate in estates:

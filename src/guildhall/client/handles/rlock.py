@@ -136,11 +136,12 @@ class RLock(Held):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        number = attempt_of(None)
+        number = 0
         try:
+            number = attempt_of(None)
             give_up(error, lambda: self._release(number))
         except Exception:
             raise
         except BaseException:
-            self._finish_release(number)
+            self._finish_release(number or attempt_of(None))
             raise
