@@ -7,7 +7,19 @@ from pathlib import Path
 
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
-from guildhall.primitives import event, lock, queue, sessions, topic, values, variable
+from guildhall.primitives import (
+    event,
+    lock,
+    multilock,
+    queue,
+    rlock,
+    rwlock,
+    semaphore,
+    sessions,
+    topic,
+    values,
+    variable,
+)
 from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
@@ -46,6 +58,11 @@ def everything_at_once() -> set[bytes]:
     run(tasks.claim, 300, 1, Waiter(300, 8, 0))
     run(tasks.doze, Waiter(300, 8, 0), 1)
     run(tasks.enlist, 300)
+    run(rlock.acquire, X, 1, 1, -1, 0.0, None)
+    run(rwlock.acquire, X, rwlock.READ, 1, -2, 0.0, None)
+    run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
+    run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
+    run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
     return seen
 
 

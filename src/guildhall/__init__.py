@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from .client.hall import open as open
     from .client.handles import Event as Event
     from .client.handles import Lock as Lock
+    from .client.handles import MultiLock as MultiLock
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
+    from .client.handles import RLock as RLock
+    from .client.handles import RWLock as RWLock
+    from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
     from .errors import Broken as Broken
@@ -31,9 +35,11 @@ if TYPE_CHECKING:
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
     from .errors import KilledWorker as KilledWorker
+    from .errors import LockLost as LockLost
     from .errors import Misuse as Misuse
     from .errors import NoHall as NoHall
     from .errors import NotHeld as NotHeld
+    from .errors import SemaphoreClosed as SemaphoreClosed
     from .errors import StoreFull as StoreFull
     from .errors import TaskFailed as TaskFailed
     from .errors import TimedOut as TimedOut
@@ -47,10 +53,14 @@ _HOMES = {
     "client.client": ("Client", "LocalCluster", "get_client"),
     "client.futures": ("Future", "as_completed", "wait"),
     "client.hall": ("Hall", "open"),
-    "client.handles": ("Event", "Lock", "Pub", "Queue", "Sub", "Variable"),
+    "client.handles": (
+        "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
+        "MultiLock", "RLock", "RWLock", "Semaphore",
+    ),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
+        "LockLost", "SemaphoreClosed",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

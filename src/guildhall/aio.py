@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from . import deadline
 from .client import drive, handles
+from .client.handles.held import give_up
+from .client.handles.rlock import owner_numbers
 from .deadline import Timeout
 from .engine.local import payload
-from .errors import TimedOut
-from .primitives import values
+from .errors import Misuse, TimedOut
+from .primitives import rwlock, values
 
-__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
+__all__ = [
+    "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
+    "MultiLock", "RLock", "RWLock", "Semaphore",
+]  # fmt: skip
 
 
 class Variable(handles.Variable):
@@ -63,12 +69,129 @@ class Lock(handles.Lock):
     async def release(self) -> bool:  # type: ignore[override]
         return super().release()
 
+    async def renew(self) -> None:  # type: ignore[override]
+        super().renew()
+
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.release()
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        give_up(error, super().release)
+
+
+_owners: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+
+
+class RLock(handles.RLock):
+    """As `guildhall.RLock`; the owner is the current task of asyncio: its coroutines, and no other task, take it again.
+
+    A task that ends without releasing leaves it held until its process dies.
+    """
+
+    @staticmethod
+    def _owner() -> int:
+        task = asyncio.current_task()
+        if task is None:
+            raise Misuse("rlock: its owner is the task of asyncio that runs, and none does; call it in a coroutine")
+        number = _owners.get(task)
+        if number is None:
+            number = _owners[task] = next(owner_numbers)
+        return number
+
+    async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._take_flow(host, self._owner(), self._patience_s(blocking, timeout)))
+
+    async def release(self) -> bool:  # type: ignore[override]
+        return super().release()
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        give_up(error, super().release)
+
+
+class RWLock(handles.RWLock):
+    """As `guildhall.RWLock`; `async with lock.read():`. The holder is this object, which coroutines may share."""
+
+    def read(self) -> Side:  # type: ignore[override]
+        return Side(self, rwlock.READ)
+
+    def write(self) -> Side:  # type: ignore[override]
+        return Side(self, rwlock.WRITE)
+
+    async def acquire_read(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._take_flow(host, rwlock.READ, self._patience_s(blocking, timeout)))
+
+    async def acquire_write(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._take_flow(host, rwlock.WRITE, self._patience_s(blocking, timeout)))
+
+    async def release_read(self) -> bool:  # type: ignore[override]
+        return super().release_read()
+
+    async def release_write(self) -> bool:  # type: ignore[override]
+        return super().release_write()
+
+
+class Side:
+    """What `read()` and `write()` answer: an asynchronous context that may be entered any number of times."""
+
+    def __init__(self, lock: RWLock, units: int) -> None:
+        self._lock = lock
+        self._units = units
+
+    async def __aenter__(self) -> None:
+        host = self._lock._host
+        await drive.arun(host, self._lock._take_flow(host, self._units, None))
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._lock._exit(self._units, error)
+
+
+class MultiLock(handles.MultiLock):
+    """As `guildhall.MultiLock`; the holder is this object."""
+
+    async def acquire(  # type: ignore[override]
+        self, blocking: bool = True, timeout: Timeout = None, num_locks: int | None = None
+    ) -> bool:
+        host = self._host
+        return await drive.arun(host, self._take_flow(host, *self._terms(blocking, timeout, num_locks)))
+
+    async def release(self) -> bool:  # type: ignore[override]
+        return super().release()
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        give_up(error, super().release)
+
+
+class Semaphore(handles.Semaphore):
+    """As `guildhall.Semaphore`; leases belong to this object, which coroutines may share."""
+
+    async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._take_flow(host, 1, self._patience_s(blocking, timeout)))
+
+    async def release(self) -> bool:  # type: ignore[override]
+        return super().release()
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._exit(1, error)
 
 
 class Queue(handles.Queue):

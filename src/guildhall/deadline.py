@@ -40,9 +40,21 @@ def seconds(timeout: Timeout) -> float | None:
     return None if value == float("inf") else value
 
 
-def now() -> float:
-    """Seconds on a clock that only goes forward."""
-    return time.monotonic()
+now = time.monotonic
+"""Seconds on a clock that only goes forward, the same for all processes of the machine since it started."""
+
+
+def epoch(at: float) -> float:
+    """A moment of that clock as seconds since 1970, for people to read."""
+    return time.time() - (time.monotonic() - at)
+
+
+def lease(lease_s: Timeout) -> float | None:
+    """How long a lease lasts, in seconds; None for ever. Takes what `seconds` takes, but not 0."""
+    value = seconds(lease_s)
+    if value == 0:
+        raise ValueError(f"lease_s {lease_s!r}: expected a positive time, or None (until it is released)")
+    return value
 
 
 def after(timeout_s: float | None) -> float | None:

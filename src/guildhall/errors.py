@@ -3,8 +3,10 @@
     GuildhallError
     |-- Misuse          the caller's: also ValueError
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
+    |   |-- SemaphoreClosed used after it was closed; also RuntimeError
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
+    |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
@@ -31,6 +33,10 @@ class NotHeld(Misuse, RuntimeError):
     """A lock was released by someone who does not hold it."""
 
 
+class SemaphoreClosed(Misuse, RuntimeError):
+    """A semaphore was used after somebody closed it."""
+
+
 class NoHall(Misuse, RuntimeError):
     """There is no hall: no client, no task around, no GUILDHALL in the environment."""
 
@@ -41,6 +47,10 @@ class WrongType(Misuse, TypeError):
 
 class TimedOut(GuildhallError, TimeoutError):
     """The time given for a value to arrive was up."""
+
+
+class LockLost(GuildhallError, RuntimeError):
+    """The lease of a lock ran out before the lock was released: another holds it, or may at any moment."""
 
 
 class Broken(GuildhallError, OSError):

@@ -50,10 +50,12 @@ def waiting(
     undo: Callable[[Waiter], Any],
     timeout_s: float | None,
     leave: Callable[[Waiter], bool] | None = None,
+    due: Callable[[Waiter], float | None] | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
+    `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
     """
     if timeout_s == 0:
         answer = ask(None)
@@ -71,7 +73,8 @@ def waiting(
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                yield Pause(waiter, left_s)
+                due_s = None if due is None else due(waiter)
+                yield Pause(waiter, left_s if due_s is None else due_s if left_s is None else min(left_s, due_s))
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
+from .. import deadline
 from ..errors import Broken, HallDamaged, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
@@ -234,7 +235,7 @@ class EmbeddedHost:
 
     def _bury_one(self, txn: Any, number: int) -> None:
         if not self._members.is_alive(number):
-            sessions.bury(txn, number, 0, self._estates)
+            sessions.bury(txn, number, 0, self._estates, deadline.now())
 
     def _sweep_traces(self, number: int) -> None:
         """Remove the bells of a dead session."""
@@ -269,7 +270,7 @@ class EmbeddedHost:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
-            self.transact(sessions.bury, self.session, 0, self._estates)
+            self.transact(sessions.bury, self.session, 0, self._estates, deadline.now())
         if self._store is not None:
             self._store.close()
         for bell in self._bells:

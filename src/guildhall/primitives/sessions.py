@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import lock, queue, topic, values, waiters
+from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, waiters
 from .values import object_id as object_id
 from .values import release_for as release_for
 
@@ -32,6 +32,13 @@ class Session(Record, tag=1, frozen=True):
 
 
 SESSION = Form(Session)
+
+_LINES: dict[bytes, Callable[[Txn, waiters.Left, float], None]] = {
+    lock.LOCKS: lock.bury_wait,
+    rwlock.RWLOCKS: pool.bury_wait,
+    semaphore.SEMAPHORES: pool.bury_wait,
+}
+"""What to do, by the region of the place, when a wait of a dead session is taken out of a line: others may go on."""
 
 
 def number(txn: Txn) -> int:
@@ -62,13 +69,19 @@ def membership(txn: Txn) -> bytes | None:
     return txn.get(MEMBERSHIP)
 
 
-def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = ()) -> bool:
-    """Give back all that the dead session held. False if that was done already."""
+def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), now: float = 0.0) -> bool:
+    """Give back all that the dead session held; `now` is when its heirs get it. False if that was done already."""
     if not txn.delete(SESSIONS + pack_int(session)):
         return False
-    for left in waiters.leave(txn, session):
+    waits = waiters.leave(txn, session)
+    for left in waits:
         queue.bury(txn, left)
-    lock.bury(txn, session)
+        if (bury_wait := _LINES.get(left.place[:1])) is not None:
+            bury_wait(txn, left, now)
+    lock.bury(txn, session, now)
+    rlock.bury(txn, session, now)
+    multilock.bury(txn, session, waits, now)
+    pool.bury(txn, session, now)
     topic.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)

@@ -77,6 +77,15 @@ def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
     return Waiter(line.session, line.number, line.bell), line.want
 
 
+def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
+    """All who wait at the place and what they want, the longest waiter first."""
+    found = []
+    for _, data in txn.scan(LINES + place):
+        one = _IN_LINE.unpack(data)
+        found.append((Waiter(one.session, one.number, one.bell), one.want))
+    return found
+
+
 def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
     """Take the longest waiter out of the line and wake it, with something to collect or without."""
     found = txn.first(LINES + place)

@@ -5,8 +5,15 @@ Each blocking method has its flow (`_flow` in the name), which `guildhall.aio` r
 
 from .event import Event
 from .lock import Lock
+from .multilock import MultiLock
 from .queue import Queue
+from .rlock import RLock
+from .rwlock import RWLock
+from .semaphore import Semaphore
 from .topic import Pub, Sub
 from .variable import Variable
 
-__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
+__all__ = [
+    "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
+    "MultiLock", "RLock", "RWLock", "Semaphore",
+]  # fmt: skip

@@ -6,8 +6,8 @@ import itertools
 from typing import Any, Self
 
 from ... import deadline
-from ...deadline import Timeout
-from ...errors import Misuse
+from ...deadline import Timeout, now
+from ...errors import LockLost, Misuse
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import lock
@@ -17,14 +17,10 @@ from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
+from .held import _attempts, attempt_of, give_up, patience_s
+from .statistics import Statistics, of_lock
 
 _handles = itertools.count(1)
-_attempts = itertools.count(1)
-"""Attempts to get a lock that bring no waiter have negative numbers, so that none is a wait's."""
-
-
-def _attempt_of(waiter: Waiter | None) -> int:
-    return -next(_attempts) if waiter is None else waiter.number
 
 
 class Lock(Handle):
@@ -36,17 +32,32 @@ class Lock(Handle):
         with Lock("accounts"):
             ...
 
+    `lease_s` limits how long a holder that is alive but stuck can keep the others out: when so many seconds have passed
+    since the grant or the last `renew`, the longest waiter may take over. Who may be stuck calls `renew` while it gets
+    on, and `ensure_held` before what must not be done twice; what lies outside the hall is guarded by `fencing_token`.
+    Without a lease the lock is held until it is released or its holder dies.
+
+        with Lock("nightly", lease_s=30) as lock:
+            for part in parts:
+                lock.renew()
+                work_on(part)
+
     If you stop waiting, you leave the line, and a grant that came meanwhile goes to the next. If the holder dies, the
-    longest waiter holds the lock from then on; `previous_holder_died` tells it.
+    longest waiter holds the lock from then on; `previous_holder_died` tells it, or `took_over` after a lease ran out.
+    Threads that share the object share its grant: with a lease, give each thread an object of its own.
     """
 
     _kind = "lock"
 
-    def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
+    def __init__(self, name: Any = None, *, lease_s: Timeout = None, hall: Any = None, client: Any = None) -> None:
         super().__init__(name, hall=hall, client=client)
+        self.lease_s = None if lease_s is None else deadline.lease(lease_s)
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
         self._was_busy = False  # When last asked for: then the next acquire brings a waiter at once.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (type(self), self.name, self.lease_s)
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held, False when the time was up. `blocking=False` tries once."""
@@ -56,7 +67,9 @@ class Lock(Handle):
             return drive.run(host, self._acquire_flow(host, timeout_s))
         attempt = -next(_attempts)
         try:
-            answer = host.transact(lock.acquire, self._key, host.session, self._handle, attempt, None)
+            answer = host.transact(
+                lock.acquire, self._key, host.session, self._handle, attempt, None, now(), self.lease_s
+            )
             if answer is BUSY:
                 return drive.run(host, self._acquire_flow(host, timeout_s))
             self._grant = answer  # type: ignore[assignment]
@@ -64,15 +77,11 @@ class Lock(Handle):
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0))
+            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
             raise
 
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
-        if blocking:
-            return deadline.seconds(timeout)
-        if timeout is not None:
-            raise Misuse(f"lock {self.name!r:.60}: blocking=False tries once, timeout {timeout!r} is for blocking=True")
-        return 0.0
+        return patience_s(f"lock {self.name!r:.60}", blocking, timeout)
 
     def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         key, session, handle = self._key, host.session, self._handle
@@ -84,12 +93,25 @@ class Lock(Handle):
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY
 
+        def due(waiter: Waiter) -> float | None:
+            lapse_at = host.read(lock.next_lapse, key, waiter)
+            if lapse_at is None:
+                return None
+            left_s = lapse_at - now()
+            if left_s <= 0:
+                host.transact(lock.lapse, key, now())
+            return max(0.0, left_s)
+
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(lock.acquire, key, session, handle, _attempt_of(waiter), waiter),
+            lambda waiter: host.transact(
+                lock.acquire, key, session, handle, attempt_of(waiter), waiter, now(), self.lease_s
+            ),
             granted,
-            lambda waiter: host.transact(lock.withdraw, key, waiter),
+            lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
+            leave=lambda waiter: host.transact(lock.leave, key, waiter),
+            due=due,
         )
         if answer is LATE:
             return False
@@ -97,12 +119,13 @@ class Lock(Handle):
         return True
 
     def release(self) -> bool:
-        """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it."""
+        """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it, LockLost
+        (RuntimeError) if its lease ran out and another took over."""
         # Before: a thread that waits with this object has its own grant from the commit on.
         grant, self._grant = self._grant, None
         try:
             host = self._given or current.now or host_of(None)
-            host.transact(lock.release, self._key, host.session, self._handle)
+            host.transact(lock.release, self._key, host.session, self._handle, now(), grant, self.lease_s is not None)
             return True
         except Exception:
             raise
@@ -110,13 +133,47 @@ class Lock(Handle):
             self._let_go(grant)
             raise
 
+    def _token(self, host: EmbeddedHost, grant: lock.Lock | None) -> int | None:
+        """That of the grant, unless it is none or, in a forked child, its parent's."""
+        return grant.token if grant is not None and grant.session == host.session else None
+
     def _let_go(self, grant: lock.Lock | None) -> None:
         if grant is not None:
-            self._host.transact(lock.let_go, self._key, grant.token)
+            self._host.transact(lock.let_go, self._key, grant.token, now())
+
+    def ensure_held(self) -> None:
+        """Nothing, if this object holds the lock now. A read: for before each step that must not be done twice.
+
+        Raises LockLost if another took over or, as the lease ran out, may at any moment (if none has, `renew` still
+        succeeds); NotHeld if this object never had it or released it.
+        """
+        host, grant = self._host, self._grant
+        held = host.read(lock.look, self._key)
+        token = self._token(host, grant)
+        if token is None or held is None or held.token != token:
+            raise lock.refusal(self._key, held, host.session, self._handle, token)
+        late_s = 0.0 if held.until is None else now() - held.until
+        if late_s > 0:
+            raise LockLost(
+                f"lock {self.name!r:.60}: its lease of {self.lease_s:g} s ran out {late_s:.3f} s ago, and another may "
+                "take over at any moment; renew() goes on if none has"
+            )
+
+    def renew(self) -> None:
+        """The lease lasts `lease_s` from now. Raises LockLost if another took over, NotHeld if this object never had
+        the lock or released it, Misuse if it has no `lease_s`."""
+        if self.lease_s is None:
+            raise Misuse(f"lock {self.name!r:.60}: it has no lease to renew; make it with lease_s")
+        host, grant = self._host, self._grant
+        token = self._token(host, grant)
+        if token is None:
+            raise lock.refusal(self._key, host.read(lock.look, self._key), host.session, self._handle, None)
+        host.transact(lock.renew, self._key, host.session, self._handle, token, now(), self.lease_s)
 
     def locked(self) -> bool:
-        """Whether anybody holds the lock of this name."""
-        return self._host.read(lock.look, self._key) is not None
+        """Whether anybody holds the lock of this name. A lease that ran out counts as free: whoever asks gets it."""
+        held = self._host.read(lock.look, self._key)
+        return held is not None and not (held.until is not None and lock.has_lapsed(held, now()))
 
     @property
     def fencing_token(self) -> int | None:
@@ -128,16 +185,32 @@ class Lock(Handle):
         """Whether this object got the lock because its holder died."""
         return self._grant is not None and self._grant.is_inherited
 
+    @property
+    def took_over(self) -> bool:
+        """Whether this object got the lock because the lease of its holder ran out."""
+        return self._grant is not None and self._grant.is_taken_over
+
+    def statistics(self) -> Statistics:
+        """Who holds it and who waits, now."""
+        return self._host.read(of_lock, self.name, self._key)
+
     def __enter__(self) -> Self:
         self.acquire()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         grant = self._grant
         try:
-            self.release()
+            if error is None:
+                self.release()
+            else:
+                give_up(error, self.release)
         except Exception:
             raise
         except BaseException:
             self._let_go(grant)
             raise
+
+
+def _made(kind: type[Lock], name: Any, lease_s: float | None) -> Lock:
+    return kind(name, lease_s=lease_s)

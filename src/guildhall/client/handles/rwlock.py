@@ -1,0 +1,106 @@
+"""The handle of RWLock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import deadline
+from ...deadline import Timeout
+from ...hosts.embedded import EmbeddedHost
+from ...primitives import pool, rwlock
+from ...primitives.rwlock import READ, WRITE
+from ...store.transaction import Waiter
+from .held import Leasing, patience_s
+from .statistics import Statistics, of_rwlock
+
+
+class RWLock(Leasing):
+    """Many readers, or one writer. Fair by the order of asking: readers that follow each other enter together, and no
+    reader enters before a writer who came first. So neither can keep the other out for ever.
+
+        prices = RWLock("prices")
+        with prices.read():
+            ...
+        with prices.write():
+            ...
+
+    The holder is this object, which may hold several times and be shared by threads. Not re-entrant: who reads and asks
+    again may wait behind a writer that waits for it, and who reads and asks to write waits for itself. Release first.
+
+    If you stop waiting, you leave the line, and those behind you enter if they can. If a holder dies, its part is free
+    at once; `previous_holder_died` tells the writer who got in by that. When reading is quick, `Lock` costs less.
+    """
+
+    _kind = "rwlock"
+    _region = rwlock.RWLOCKS
+    _units = (READ, WRITE)
+
+    def read(self) -> Side:
+        """As a context: one of the readers."""
+        return Side(self, READ)
+
+    def write(self) -> Side:
+        """As a context: the only one."""
+        return Side(self, WRITE)
+
+    def acquire_read(self, blocking: bool = True, timeout: Timeout = None) -> bool:
+        """True when in as a reader, False when the time was up. `blocking=False` tries once."""
+        return self._take(READ, self._patience_s(blocking, timeout))
+
+    def acquire_write(self, blocking: bool = True, timeout: Timeout = None) -> bool:
+        """True when in as the writer, False when the time was up. `blocking=False` tries once."""
+        return self._take(WRITE, self._patience_s(blocking, timeout))
+
+    def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
+        if blocking and timeout is None:
+            return None
+        return patience_s(f"rwlock {self.name!r:.60}", blocking, timeout)
+
+    def _acquire(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
+        return host.transact(rwlock.acquire, self._key, want, host.session, number, deadline.now(), waiter)
+
+    def release_read(self) -> bool:
+        """One reader less. Raises NotHeld (RuntimeError, ValueError) if this object does not read."""
+        return self._release(READ)
+
+    def release_write(self) -> bool:
+        """The writer goes. Raises NotHeld (RuntimeError, ValueError) if this object does not write."""
+        return self._release(WRITE)
+
+    def locked(self) -> bool:
+        """Whether anybody reads or writes."""
+        return self._host.read(pool.is_used, self._place)
+
+    def _writing(self) -> pool.Lease | None:
+        host, mine = self._host, self._mine[WRITE]
+        return host.read(pool.lease, self._place, Waiter(host.session, mine[-1], 0)) if mine else None
+
+    @property
+    def fencing_token(self) -> int | None:
+        """A number that grows with every grant in the hall; None when this object does not write."""
+        lease = self._writing()
+        return None if lease is None else lease.token
+
+    @property
+    def previous_holder_died(self) -> bool:
+        """Whether this object writes because the death of a holder made room."""
+        lease = self._writing()
+        return lease is not None and lease.is_inherited
+
+    def statistics(self) -> Statistics:
+        """Who reads or writes and who waits, now."""
+        return self._host.read(of_rwlock, self.name, self._place)
+
+
+class Side:
+    """What `read()` and `write()` answer: a context that may be entered any number of times."""
+
+    def __init__(self, lock: RWLock, units: int) -> None:
+        self._lock = lock
+        self._units = units
+
+    def __enter__(self) -> None:
+        self._lock._take(self._units, None)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._lock._exit(self._units, error)

@@ -1,0 +1,101 @@
+"""The handle of Semaphore."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ... import deadline
+from ...deadline import Timeout
+from ...errors import Misuse, WrongType
+from ...hosts.embedded import EmbeddedHost
+from ...primitives import semaphore
+from ...primitives.op import Answer
+from ...store.transaction import Waiter
+from ..drive import Flow
+from .held import Leasing, patience_s
+from .statistics import Statistics, of_semaphore
+
+
+class Semaphore(Leasing):
+    """At most so many leases at a time in the whole hall, fair, given back when the holder's process dies.
+
+        with Semaphore("database", max_leases=4):
+            ...
+
+    `max_leases` is agreed with the first one of the name that was used: another number raises ValueError when this one
+    is used. An object may hold several leases, and may be shared by threads; only as many as it acquired can be
+    released through it (`NotHeld`), so there are never more than `max_leases` (a bounded semaphore).
+
+    If you stop waiting, you leave the line, and a lease that came meanwhile goes to the next. If a holder dies, its
+    leases go to the longest waiters. For one lease, `Lock` costs less, and tells whether the holder before it died.
+    """
+
+    _kind = "semaphore"
+    _region = semaphore.SEMAPHORES
+
+    def __init__(self, name: Any = None, max_leases: int = 1, *, hall: Any = None, client: Any = None) -> None:
+        super().__init__(name, hall=hall, client=client)
+        if isinstance(max_leases, bool) or not isinstance(max_leases, int):
+            raise WrongType(f"semaphore {self.name!r:.60}: max_leases: expected a whole number, got {max_leases!r:.30}")
+        if not 1 <= max_leases < 1 << 62:
+            raise Misuse(f"semaphore {self.name!r:.60}: max_leases {max_leases!r:.30}: expected 1 to 2**62 - 1")
+        self.max_leases = max_leases
+        self._born = 0
+        """Which of the semaphores that the name had is this object's; 0 until it is used."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.max_leases)
+
+    def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
+        """True when a lease more is held, False when the time was up. `blocking=False` tries once.
+
+        Raises Misuse (ValueError) if the name has another `max_leases`, SemaphoreClosed (RuntimeError) after `close`.
+        """
+        return self._take(1, self._patience_s(blocking, timeout))
+
+    def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
+        if blocking and timeout is None:
+            return None
+        return patience_s(f"semaphore {self.name!r:.60}", blocking, timeout)
+
+    def _acquire(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
+        answer = host.transact(
+            semaphore.acquire, self._key, self.max_leases, self._born, host.session, number, deadline.now(), waiter
+        )
+        if not self._born and not isinstance(answer, Answer):
+            self._born = answer.born
+        return answer
+
+    def _take_flow(self, host: EmbeddedHost, want: int, timeout_s: float | None) -> Flow[bool]:
+        if not self._born:  # So that one who waits is told when it is closed.
+            self._born = host.transact(semaphore.register, self._key, self.max_leases).born
+        return (yield from super()._take_flow(host, want, timeout_s))
+
+    def release(self) -> bool:
+        """Give one lease back. Raises NotHeld (RuntimeError, ValueError) if this object holds none.
+
+        A lease that was out when somebody closed the semaphore is given back without a word.
+        """
+        return self._release(1)
+
+    def get_value(self) -> int:
+        """How many leases are held by all together; 0 when all are free. Raises SemaphoreClosed."""
+        return self._host.read(semaphore.held, self._key, self._born)
+
+    def close(self) -> None:
+        """The semaphore goes: whoever uses an object of it, or waits, gets SemaphoreClosed (RuntimeError).
+
+        A new object of the name makes another one, with any `max_leases`.
+        """
+        self._host.transact(semaphore.close, self._key, self._born)
+
+    def statistics(self) -> Statistics:
+        """Who holds leases and who waits, now."""
+        return self._host.read(of_semaphore, self.name, self._place)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._exit(1, error)
