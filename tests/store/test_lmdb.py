@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from guildhall.errors import StoreFull
+from guildhall.store import lmdb as lmdb_store
 from guildhall.store.lmdb import LmdbStore
 
 
@@ -73,4 +75,20 @@ def test_processes_that_grow_one_store_under_kills_lose_nothing(tmp_path: Path) 
             last, count = store.read(told_and_there, round_number, child)
             assert count - 1 in (last, last + 1)
         store.transact(clear, b"%d-" % round_number)
+    store.close()
+
+
+def test_the_writer_mutex_lies_where_rouse_looks_for_it(tmp_path: Path) -> None:
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    store = LmdbStore(str(tmp_path), in_memory=False)
+
+    def owner(txn: Any) -> int:
+        with open("/proc/self/maps") as maps:
+            line = next(line for line in maps if line.rstrip().endswith(f"{tmp_path}/lock.mdb"))
+        with open("/proc/self/mem", "rb") as memory:
+            memory.seek(int(line.partition("-")[0], 16) + lmdb_store._WRITER_MUTEX)
+            return int.from_bytes(memory.read(4), "little") & 0x3FFFFFFF
+
+    assert store.transact(owner) == threading.get_native_id()
+    store.rouse()
     store.close()

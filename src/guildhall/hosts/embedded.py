@@ -227,6 +227,8 @@ class EmbeddedHost:
             if s.number != self.session and not self._members.is_alive(s.number)
         ]
         for number in dead:
+            if self._store is not None:
+                self._store.rouse()
             self.transact(self._bury_one, number)
             self._sweep_traces(number)
         return dead

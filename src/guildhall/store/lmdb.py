@@ -15,9 +15,11 @@ The rules that keep it exact, each paid for by somebody's lost data (docs/decisi
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sized
@@ -46,6 +48,10 @@ LOOSE_BYTES = 1 << 20
 _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
 _REMEDY = "restore it from a copy, or remove the hall's directory to begin anew"
 _LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
+_WRITER_MUTEX = 64
+"""Where in lock.mdb the writer mutex lies: behind the first line of the header."""
+_FUTEX = {"x86_64": 202, "aarch64": 98}
+"""The number of the system call, by machine."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
@@ -304,6 +310,29 @@ class LmdbStore:
                 pass
         self._tell(*aftermath)
         return result
+
+    def rouse(self) -> None:
+        """Wake whoever sleeps at the writer mutex, to look again. For when a process died.
+
+        A writer lets the mutex go and then wakes who sleeps there. If it is killed between the two, the kernel wakes
+        one in its place, but not when another process took the free mutex in between: then nobody knows of the sleeper,
+        which sleeps until somebody else has to wait for the mutex. In a hall that is idle, that is for ever.
+        """
+        if sys.platform != "linux" or os.uname().machine not in _FUTEX:
+            return
+        with self._gate:
+            if not self._is_ready or not self._mark[0]:
+                return
+            found = os.stat(os.path.join(self.directory, "lock.mdb"))
+            with open("/proc/self/maps") as maps:
+                for line in maps:
+                    span, _, _, _, inode, *path = line.split(maxsplit=5)
+                    if inode == str(found.st_ino) and path and path[0].rstrip().endswith("/lock.mdb"):
+                        mutex = int(span.partition("-")[0], 16) + _WRITER_MUTEX
+                        ctypes.CDLL(None).syscall(
+                            _FUTEX[os.uname().machine], ctypes.c_void_p(mutex), 1, 0x7FFFFFFF, None, None, 0
+                        )
+                        return
 
     def read(self, op: Callable[..., T], *args: Any) -> T:
         gate = self._gate
