@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
     from .client.handles import Sub as Sub
+    from .client.handles import TopicStatistics as TopicStatistics
     from .client.handles import Variable as Variable
     from .errors import Broken as Broken
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
     from .errors import KilledWorker as KilledWorker
+    from .errors import Lagged as Lagged
     from .errors import Misuse as Misuse
     from .errors import NoHall as NoHall
     from .errors import NotHeld as NotHeld
@@ -47,10 +49,11 @@ _HOMES = {
     "client.client": ("Client", "LocalCluster", "get_client"),
     "client.futures": ("Future", "as_completed", "wait"),
     "client.hall": ("Hall", "open"),
-    "client.handles": ("Event", "Lock", "Pub", "Queue", "Sub", "Variable"),
+    "client.handles": ("Event", "Lock", "Pub", "Queue", "Sub", "TopicStatistics", "Variable"),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
+        "Lagged",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

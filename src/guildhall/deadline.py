@@ -45,6 +45,11 @@ def now() -> float:
     return time.monotonic()
 
 
+def wall() -> float:
+    """Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
+    return time.time()
+
+
 def after(timeout_s: float | None) -> float | None:
     """The deadline that many seconds from now; None for never."""
     return None if timeout_s is None else time.monotonic() + timeout_s

@@ -5,6 +5,7 @@
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
+    |-- Lagged          the reader's slowness: messages were dropped before it read them
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
@@ -41,6 +42,19 @@ class WrongType(Misuse, TypeError):
 
 class TimedOut(GuildhallError, TimeoutError):
     """The time given for a value to arrive was up."""
+
+
+class Lagged(GuildhallError):
+    """A subscription was too slow: `n` messages before the next one were dropped. `get` goes on with that one."""
+
+    def __init__(self, n: int, what: str = "subscription") -> None:
+        super().__init__(n, what)
+        self.n = n
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[1]}: {self.n} messages were dropped unread; get() goes on behind them, or allow more of them"
+        )
 
 
 class Broken(GuildhallError, OSError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import lock, queue, topic, values, waiters
+from . import lock, queue, subscription, topic, values, waiters
 from .values import object_id as object_id
 from .values import release_for as release_for
 
@@ -68,8 +68,9 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = ()) 
         return False
     for left in waiters.leave(txn, session):
         queue.bury(txn, left)
+        topic.bury(txn, left)
     lock.bury(txn, session)
-    topic.bury(txn, session)
+    subscription.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)
     values.bury(txn, session)

@@ -6,7 +6,7 @@ Each blocking method has its flow (`_flow` in the name), which `guildhall.aio` r
 from .event import Event
 from .lock import Lock
 from .queue import Queue
-from .topic import Pub, Sub
+from .topic import Pub, Sub, TopicStatistics
 from .variable import Variable
 
-__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "Variable"]
+__all__ = ["Event", "Lock", "Pub", "Queue", "Sub", "TopicStatistics", "Variable"]
