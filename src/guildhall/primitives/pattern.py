@@ -1,5 +1,5 @@
-"""Patterns of topic names, as NATS has them: a name is segments between dots; `*` stands for any one segment, `>` at the
-end for one or more. A star beside other letters is a letter.
+"""Patterns of topic names, as NATS has them: a name is segments between dots; `*` stands for any one segment, `>` at
+the end for one or more. A star beside other letters is a letter.
 
 A pattern that somebody subscribes to is a topic of its own, named by the pattern; what is published on a topic is also
 appended to every pattern that fits its name. To find those, a publisher looks up one name for each shape in use: the

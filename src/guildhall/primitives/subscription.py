@@ -8,9 +8,10 @@ Invariants, true after every commit:
 - A cursor has one pin in the log, at the lowest of `at`, the numbers that members hold and those that came back.
 - A durable subscription's member holds at most one message: it is done when the member asks for the next one and says
   that it had it, and comes back when the member dies. What came back goes out first, in order.
-- Only a subscription with policy BLOCK and with a member limits the log; a durable one without members drops instead, so
-  that nobody waits for the dead, and its maxlen bounds what it keeps.
-- What is under SUBSCRIBED is there for each member, and so is found when its session dies.
+- Only a subscription with policy BLOCK and with a member limits the log; a durable one without members drops instead,
+  so that nobody waits for the dead, and its maxlen bounds what it keeps.
+- What is under SUBSCRIBED is there for each member of a subscription that is there, and so is found when its session
+  dies. A durable subscription has a policy.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ DURABLE_MAXLEN = 10_000
 
 
 class Cursor(Record, tag=1, frozen=True):
-    """Where a subscription stands. `lagged` are messages passed over of which no member has been told yet."""
+    """Where a subscription stands. `lagged` are messages passed over of which no member has been told yet. Members are
+    named only in a durable one, which may have several."""
 
     at: int
     policy: int = FREE
     maxlen: int = 0
     lagged: int = 0
     is_durable: bool = False
-    members: int = 1
+    members: tuple[bytes, ...] = ()
     held: tuple[tuple[bytes, int], ...] = ()
     returned: tuple[int, ...] = ()
 
@@ -55,16 +57,20 @@ class Cursor(Record, tag=1, frozen=True):
         """The first message that may still be asked for."""
         if not self.is_durable:
             return self.at
-        return min(self.at, *self.returned[:1], *(number for _, number in self.held))
+        return min((self.at, *self.returned[:1], *(number for _, number in self.held)))
+
+    @property
+    def is_attended(self) -> bool:
+        return bool(self.members) or not self.is_durable
 
     @property
     def blocks(self) -> bool:
-        return self.policy == BLOCK and self.members > 0
+        return self.policy == BLOCK and self.is_attended
 
     @property
     def reach(self) -> int:
         """How many of the last messages it can ask for; 0: there is no such bound."""
-        return self.maxlen if self.policy == DROP or not self.members else 0
+        return self.maxlen if self.policy == DROP or not self.is_attended else 0
 
 
 class Membership(Record, tag=1, frozen=True):
@@ -112,13 +118,15 @@ def subscribe(
         if subscriber != member and not policy:
             policy, maxlen = DROP, DURABLE_MAXLEN
         cursor = Cursor(first, policy, maxlen, first - at, subscriber != member)
+        if cursor.is_durable:
+            cursor = replace(cursor, members=(member,))
         log = replace(log, subscribers=log.subscribers + 1)
         if log.subscribers == 1 and (shape := pattern.shape_of(name)):
             pattern.add(txn, shape)
     else:
         before = _caught_up(CURSOR.unpack(data), log)
         log = _let_go(txn, name, log, subscriber, CURSOR.unpack(data))
-        cursor = replace(before, members=before.members + 1)
+        cursor = replace(before, members=(*before.members, member))
         if policy:
             cursor = replace(cursor, policy=policy, maxlen=maxlen)
     log = _take_hold(txn, name, log, subscriber, cursor)
@@ -152,21 +160,26 @@ def leave(txn: Txn, member: bytes, is_done: bool, wakes: bool = False) -> None:
     txn.delete(SUBSCRIBED + member)
     name, subscriber = (found := MEMBERSHIP.unpack(data)).name, found.subscriber
     data = txn.get(CURSORS + name + subscriber)
-    if data is None:
-        return
+    assert data is not None, "what has members is there"
     cursor = CURSOR.unpack(data)
     log = _let_go(txn, name, topic.look(txn, name), subscriber, cursor)
     if cursor.is_durable:
-        back = () if is_done else tuple(number for who, number in cursor.held if who == member)
-        held = tuple(one for one in cursor.held if one[0] != member)
-        cursor = replace(
-            cursor, members=cursor.members - 1, held=held, returned=tuple(sorted((*cursor.returned, *back)))
-        )
-        log = _take_hold(txn, name, log, subscriber, cursor)
-        wakes = wakes or bool(back)
+        left = _without(cursor, member, is_done)
+        log = _take_hold(txn, name, log, subscriber, left)
+        wakes = wakes or left.returned != cursor.returned
     else:
         log = _forget(txn, name, log, subscriber)
     _settle(txn, name, log, wakes)
+
+
+def _without(cursor: Cursor, member: bytes, is_done: bool) -> Cursor:
+    back = () if is_done else tuple(number for who, number in cursor.held if who == member)
+    return replace(
+        cursor,
+        members=tuple(who for who in cursor.members if who != member),
+        held=tuple(one for one in cursor.held if one[0] != member),
+        returned=tuple(sorted((*cursor.returned, *back))),
+    )
 
 
 def end(txn: Txn, name: bytes, subscriber: bytes) -> bool:
@@ -174,7 +187,10 @@ def end(txn: Txn, name: bytes, subscriber: bytes) -> bool:
     data = txn.get(CURSORS + name + subscriber)
     if data is None:
         return False
-    log = _let_go(txn, name, topic.look(txn, name), subscriber, CURSOR.unpack(data))
+    cursor = CURSOR.unpack(data)
+    for member in cursor.members:
+        txn.delete(SUBSCRIBED + member)
+    log = _let_go(txn, name, topic.look(txn, name), subscriber, cursor)
     _settle(txn, name, _forget(txn, name, log, subscriber), wakes=True)
     return True
 
@@ -219,14 +235,17 @@ def fetch(
     """Up to `limit` messages behind the cursor, which moves; if there are none, the waiter is parked.
 
     A durable subscription gives one, which the member holds; `had` is the number of the last one that the member was
-    given and has done with. None if there is no such subscription.
+    given and has done with. None if there is no such subscription, or the member
+    is none of it.
     """
     data = txn.get(CURSORS + name + subscriber)
     if data is None:
         return None
     before = cursor = CURSOR.unpack(data)
     log = topic.look(txn, name)
-    if cursor.policy or cursor.is_durable:
+    if cursor.is_durable and member not in cursor.members:
+        return None  # Of another one of that name, which was ended.
+    if cursor.policy:
         cursor = _caught_up(cursor, log)
     elif cursor.at < log.end and not cursor.lagged:
         return _fetch_free(txn, name, log, subscriber, cursor.at, limit, session)
@@ -284,7 +303,7 @@ def fetch_into(txn: Txn, found: list[Fetched], *args: Any) -> NotNow | bool | No
 
 
 def _next_of(cursor: Cursor, log: Topic, member: bytes, had: int | None) -> tuple[Cursor, int, int]:
-    """The message for the member, or none. What it holds and did not get, because Ctrl-C came between, it gets again."""
+    """The message for the member, or none. What it holds and did not get, as Ctrl-C came between, it gets again."""
     held = tuple(one for one in cursor.held if one[0] != member)
     again = [number for who, number in cursor.held if who == member and number != had and number >= log.first]
     if again:

@@ -2,16 +2,19 @@
 
 Invariants, true after every commit:
 
-- Messages are numbered in the order of their commits, from 0, without gaps. Those from `first` to before `end` are there.
+- Messages are numbered in the order of their commits, from 0, without gaps. Those from `first` to before `end` are
+  there, and no others.
 - Each subscriber has one pin, at the first message it may still ask for; or it floats, because it may be dropped and
   lags by more than its maxlen: then it asks for the last maxlen messages, wherever the end is by then. `depth` is the
   largest maxlen of those who float.
 - `first` never goes back, and is otherwise the lowest of: the first pin (and no pin lags so far that it should float
   while it is the first), `end` less `depth`, `end` less `keep`. So memory is what pins, depth and keep demand.
 - The first `end` at which publishing has to look for messages to remove is `due`: below it a publish does not look.
-- A subscriber that blocks has a limit: the end that the log may have at most. While a publisher is in line (`has_line`),
-  the first one in line does not fit below some limit; whoever moves or removes a limit serves the line in the same commit.
+- A subscriber that blocks has a limit: the end that the log may have at most. While publishers are in line
+  (`has_line`), the first of them does not fit below some limit; whoever moves or removes a limit serves the line in
+  the same commit.
 - Subscribers stand in line only when there was nothing for them, and then the topic `is_awaited`.
+- Time enters with the messages, and only grows along the log. It is written down while history is kept.
 
 Cursors, members and policies are the business of subscription.py: here they are pins, limits and numbers.
 """
@@ -40,6 +43,7 @@ PUBLISHERS = b"\x72"
 
 NEVER = 1 << 62
 NO_REACH = pack_int(0)
+NO_TIME = -1.0
 
 
 class Topic(Record, tag=2, frozen=True):
@@ -56,7 +60,7 @@ class Topic(Record, tag=2, frozen=True):
     blockers: int = 0
     has_line: bool = False
     dropped: int = 0
-    newest: float = 0.0
+    newest: float = NO_TIME
 
 
 class Batch(Record, tag=1, frozen=True):
@@ -269,7 +273,7 @@ def _remove(txn: Txn, name: bytes, topic: Topic, floor: int, known: Sequence[byt
             values.release(txn, uses)
         if is_pattern:
             txn.delete(SOURCES + name + packed)
-    while topic.newest and (found := txn.first(TIMES + name)) is not None and number_at(found[1], 0)[0] <= floor:
+    while topic.newest >= 0 and (found := txn.first(TIMES + name)) is not None and number_at(found[1], 0)[0] <= floor:
         txn.delete(found[0])
 
 

@@ -151,18 +151,18 @@ class Sub(Handle):
                 ...
 
     `start`: None for what comes, "oldest" for all that the topic keeps (`Pub(keep=n)`), a message's number (as `seq`
-    tells it), a negative one for so many before the end, or a duration (a timedelta, or text such as "10s") for what was
-    published since then.
+    tells it), a negative one for so many before the end, or a duration (a timedelta, or text such as "10s") for what
+    was published since then, while the topic kept history.
 
-    `maxlen=n` bounds what waits in the hall for this subscription. With policy "drop-oldest" more than n unread messages
-    are dropped, the oldest first: `get` then raises `Lagged(n)` once, with their number, and goes on behind them. With
-    "block" publishers wait while n are unread. What `get` will return next may have been fetched already, at most n more.
+    `maxlen=n` bounds what waits in the hall for this subscription. With policy "drop-oldest" (the default) only the
+    newest n unread messages stay: `get` raises `Lagged` once, whose `n` says how many went, and goes on behind them.
+    With "block" publishers wait while n are unread. At most n more may be on their way to `get` in this process.
 
     `subscription="name"` makes a durable one: it stays where it is when its processes are gone, and goes on there with
-    the next Sub of that name; several share it, each message goes to one of them. A message is done when its Sub asks for
-    the next one or is closed, and comes again if the process dies before, so it comes at least once. As it may never be
-    read again it has a bound, 10 000 messages unless told otherwise, and while no process has it open it drops the
-    oldest, also with "block". `unsubscribe` ends it.
+    the next Sub of that name; several share it, each message goes to one of them. A message is done when its Sub asks
+    for the next one or is closed, and comes again if the process dies before, so it comes at least once. As it may
+    never be read again it has a bound, 10 000 messages unless told otherwise, and while no process has it open it drops
+    the oldest, also with "block". `start` is for its making only. `unsubscribe` ends it.
 
     A name such as "jobs.*" or "jobs.>" is a pattern: `*` stands for one segment between dots, `>` at the end for one or
     more. It hears all topics that fit, also those that come later, each message in one order for each topic and
