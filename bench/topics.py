@@ -9,7 +9,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import guildhall
@@ -18,13 +17,31 @@ from guildhall import Event, Pub, Queue, Sub
 ROUNDS = 3
 
 
-def p50_us(call: Callable[[], Any], times: int = 3000) -> float:
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e6
+def kinds(hall: guildhall.Hall) -> None:
+    """One message, put and got in one process, for each kind of subscription."""
+    asked: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("plain", {}, {}),
+        ("drop-oldest, maxlen=100", {}, {"maxlen": 100}),
+        ("block, maxlen=100", {}, {"maxlen": 100, "policy": "block"}),
+        ("durable", {}, {"subscription": "g"}),
+        ("of a topic with keep=100", {"keep": 100}, {}),
+        ("pattern", {}, {}),
+    ]
+    print("| kind | put, us | get, us |")
+    print("| --- | --- | --- |")
+    for kind, pub_options, sub_options in asked:
+        pub = Pub(f"kinds.{kind}", hall=hall, **pub_options)
+        sub = Sub("kinds.*" if kind == "pattern" else pub.name, hall=hall, **sub_options)
+        puts, gets = [], []
+        for _ in range(3000):
+            began = time.perf_counter()
+            pub.put(1)
+            published = time.perf_counter()
+            sub.get()
+            puts.append(published - began)
+            gets.append(time.perf_counter() - published)
+        sub.unsubscribe()
+        print(f"| {kind} | {statistics.median(puts) * 1e6:.1f} | {statistics.median(gets) * 1e6:.1f} |", flush=True)
 
 
 def one_process(hall: guildhall.Hall, subscribers: int) -> tuple[float, float]:
@@ -108,6 +125,8 @@ def sleeping(hall: guildhall.Hall, subscribers: int) -> float:
 def main() -> None:
     counts = [int(n) for n in sys.argv[1:]] or [1, 2, 8, 64]
     with guildhall.open() as hall:
+        kinds(hall)
+        print()
         print("| subscribers | put, us | get, us | deliveries/s between processes | a put that wakes all, us |")
         print("| --- | --- | --- | --- | --- |")
         for count in counts:

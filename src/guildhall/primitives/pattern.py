@@ -67,14 +67,9 @@ def _count(txn: Txn, shape: str, more: int) -> None:
         txn.delete(SHAPES)
 
 
-def fitting(txn: Txn, name: bytes) -> tuple[bytes, ...]:
-    """The packed names that patterns in use would have if they fitted the topic."""
-    data = txn.get(SHAPES)
-    return () if data is None else _candidates(data, name)
-
-
 @lru_cache(maxsize=4096)
-def _candidates(shapes: bytes, name: bytes) -> tuple[bytes, ...]:
+def fitting(shapes: bytes, name: bytes) -> tuple[bytes, ...]:
+    """The packed names that patterns of these shapes (as they are stored) would have if they fitted the topic."""
     text = name_of(name)
     if not isinstance(text, str):
         return ()

@@ -100,7 +100,8 @@ def publish(
     While a subscriber that blocks is full, the waiter is parked with the messages. `at` is the time, in seconds on a
     clock that all publishers share.
     """
-    topic = look(txn, name)
+    data = txn.get(TOPICS + name)
+    topic = Topic() if data is None else TOPIC.unpack(data)
     if topic.blockers and (topic.has_line or _is_full(txn, name, topic, len(messages))):
         if waiter is None:
             return BUSY
@@ -111,8 +112,9 @@ def publish(
     count = topic.subscribers
     if count or topic.keep:
         _append(txn, name, topic, messages, at)
-    for heard in pattern.fitting(txn, name):
-        count += _overhear(txn, heard, messages, name)
+    if (shapes := txn.get(pattern.SHAPES)) is not None:
+        for heard in pattern.fitting(shapes, name):
+            count += _overhear(txn, heard, messages, name)
     return count
 
 
@@ -163,8 +165,9 @@ def served(txn: Txn, name: bytes, topic: Topic) -> Topic:
         waiters.unpark(txn, PUBLISHERS + name)
         if topic.subscribers or topic.keep:
             topic = _append(txn, name, topic, messages, at)
-        for heard in pattern.fitting(txn, name):
-            _overhear(txn, heard, messages, name)
+        if (shapes := txn.get(pattern.SHAPES)) is not None:
+            for heard in pattern.fitting(shapes, name):
+                _overhear(txn, heard, messages, name)
         for message in messages:
             values.release(txn, values.uses_of(message))  # What the line held, the log holds.
     return topic
@@ -189,7 +192,7 @@ def _append(txn: Txn, name: bytes, topic: Topic, messages: Sequence[bytes], at: 
     )  # fmt: skip
     if end >= topic.due:
         topic = trimmed(txn, name, topic)
-    write(txn, name, topic)
+    txn.put(TOPICS + name, TOPIC.pack(topic))
     return topic
 
 

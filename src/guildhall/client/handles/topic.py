@@ -94,7 +94,9 @@ class Pub(Handle):
         host = self._given or current.now or host_of(None)
         stored, spent = self._store(host, value)
         try:
-            if self._publish(host, (stored,), None) is BUSY:
+            if self._keep is not None:
+                self._set_up(host)
+            if host.transact(topic.publish, self._key, (stored,), deadline.wall(), None) is BUSY:
                 drive.run(host, self._put_flow(host, (stored,), timeout_s))
         finally:
             if spent:
@@ -284,7 +286,11 @@ class Sub(Handle):
             entry = self._fetched.popleft()
         except IndexError:
             entry = self._await_entry(host, timeout_s)
-        return self._given_out(host, entry)
+        number, message, source = entry
+        if message is None or source is not None:
+            return self._given_out(host, entry)
+        self.seq = self._had = number
+        return payload.unpack(host, message)
 
     def _given_out(self, host: EmbeddedHost, entry: Entry) -> Any:
         number, message, source = entry
