@@ -10,10 +10,11 @@ from .queue import Queue
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
-from .topic import Pub, Sub
+from .topic import Pub, Sub, TopicStatistics
 from .variable import Variable
 
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
+    "TopicStatistics",
 ]  # fmt: skip
