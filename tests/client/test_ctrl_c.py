@@ -142,10 +142,12 @@ def pestered(step: Callable[[], Any], check: Callable[[str], None], times: int, 
     pressed = 0
     while pressed < times:
         try:
-            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0012))
+            # Again after a second: what is raised in a finalizer or a callback of the collector, Python ignores.
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0012), 1.0)
             while True:
                 step()
         except Press as error:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             pressed += 1
             place = traceback.extract_tb(error.__traceback__)[-2].name
         try:
