@@ -244,6 +244,7 @@ class LmdbStore:
                 if self._in_memory:
                     _reserve(data, size)
                 self._map_bytes = size
+                self._note_ballast()
                 self._env.reader_check()
         except lmdb.Error as error:
             raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({error}); {_REMEDY}") from error
@@ -448,6 +449,10 @@ class LmdbStore:
         """Map what the file holds. Only under the guard, so that the file cannot change its size meanwhile."""
         self._map_bytes = os.stat(os.path.join(self.directory, "data.mdb")).st_size
         self._env.set_mapsize(self._map_bytes)
+        self._note_ballast()
+
+    def _note_ballast(self) -> None:
+        """Without ballast the store is nearly full, whoever gave it up: what is left is for those who empty it."""
         if not os.path.exists(os.path.join(self.directory, "ballast")):
             self._counting = CountingTxn()
 
@@ -461,11 +466,11 @@ class LmdbStore:
     def insist(self, op: Callable[..., T], *args: Any) -> T:
         """As `transact`, for what somebody must be able to write who comes to empty a full store."""
         with self._gate:
-            self._reserve_bytes = INSIST_BYTES
+            before, self._reserve_bytes = self._reserve_bytes, INSIST_BYTES
             try:
                 return self.transact(op, *args)
             finally:
-                self._reserve_bytes = 2 * BALLAST_BYTES
+                self._reserve_bytes = before  # In a forked child, joining insists inside of what it insisted on.
 
     def _refuse_growth(self, txn: CountingTxn) -> None:
         """While nearly full, only what does not make the store larger is committed, until there is room again."""
