@@ -152,7 +152,7 @@ class Side:
         await drive.arun(host, self._lock._take_flow(host, self._units, None))
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._lock._exit(self._units, error)
+        give_up(error, lambda: self._lock._release(self._units))
 
 
 class MultiLock(handles.MultiLock):
@@ -193,7 +193,7 @@ class Semaphore(handles.Semaphore):
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._exit(1, error)
+        give_up(error, super().release)
 
 
 class Queue(handles.Queue):

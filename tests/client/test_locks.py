@@ -38,7 +38,7 @@ from guildhall import (
     aio,
 )
 from guildhall.hosts import current
-from guildhall.primitives import multilock, pool
+from guildhall.primitives import multilock, pool, waiters
 
 
 @pytest.fixture
@@ -227,6 +227,9 @@ def test_a_stopped_holder_loses_its_lease_to_the_waiter_and_learns(hall: Hall) -
     holder = Child(hold)
     assert held.wait(10)
     token = Lock("l").statistics().holders[0].fencing_token
+    # Stopped in a transaction it would stop everybody: it must have fallen asleep.
+    assert eventually(lambda: any(waiter.bell for waiter, _ in hall.host.read(waiters.line, b"")))
+    time.sleep(0.05)
     os.kill(holder.pid, signal.SIGSTOP)
     stopped = time.monotonic()
     waiter = Child(wait)

@@ -159,18 +159,6 @@ class Leasing(Held):
                 host.transact(pool.release, self._place, host.session, number, deadline.now())
             raise
 
-    def _exit(self, want: int, error: BaseException | None) -> None:
-        """Release at the end of a `with` body that ended with the error, or without."""
-        number = self._mine[want][-1] if self._mine[want] else None
-        try:
-            give_up(error, lambda: self._release(want))
-        except Exception:
-            raise
-        except BaseException:
-            if number in self._mine[want]:  # Ctrl-C came before the release began.
-                self._release(want)
-            raise
-
     def _not_held(self, why: str) -> NotHeld:
         return NotHeld(
             f"{self._kind} {self.name!r:.60}: released too often, or by another than its holder: {why}; "

@@ -72,7 +72,8 @@ class MultiLock(Held):
         `num_locks` asks for another number of names than the object was made with. Raises Misuse (ValueError) if this
         object holds already.
         """
-        return self._take(*self._terms(blocking, timeout, num_locks))
+        count, timeout_s = self._terms(blocking, timeout, num_locks)
+        return self._take(count, timeout_s)  # Not `*terms`: after such a call Ctrl-C may come when it is held already.
 
     def _terms(self, blocking: bool, timeout: Timeout, num_locks: int | None) -> tuple[int, float | None]:
         count = self.num_locks if num_locks is None else self._count(num_locks)

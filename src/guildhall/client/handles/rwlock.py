@@ -10,7 +10,7 @@ from ...hosts.embedded import EmbeddedHost
 from ...primitives import pool, rwlock
 from ...primitives.rwlock import READ, WRITE
 from ...store.transaction import Waiter
-from .held import Leasing, patience_s
+from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_rwlock
 
 
@@ -103,4 +103,13 @@ class Side:
         self._lock._take(self._units, None)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._lock._exit(self._units, error)
+        mine = self._lock._mine[self._units]
+        number = mine[-1] if mine else None
+        try:
+            give_up(error, lambda: self._lock._release(self._units))
+        except Exception:
+            raise
+        except BaseException:
+            if number in mine:  # Ctrl-C came before the release began.
+                self._lock._release(self._units)
+            raise

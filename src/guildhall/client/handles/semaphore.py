@@ -12,7 +12,7 @@ from ...primitives import semaphore
 from ...primitives.op import Answer
 from ...store.transaction import Waiter
 from ..drive import Flow
-from .held import Leasing, patience_s
+from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_semaphore
 
 
@@ -98,4 +98,13 @@ class Semaphore(Leasing):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._exit(1, error)
+        mine = self._mine[1]
+        number = mine[-1] if mine else None
+        try:
+            give_up(error, lambda: self._release(1))
+        except Exception:
+            raise
+        except BaseException:
+            if number in mine:  # Ctrl-C came before the release began.
+                self._release(1)
+            raise
