@@ -29,14 +29,12 @@ if TYPE_CHECKING:
     from .client.handles import RWLock as RWLock
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
-    from .client.handles import TopicStatistics as TopicStatistics
     from .client.handles import Variable as Variable
     from .errors import Broken as Broken
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
     from .errors import KilledWorker as KilledWorker
-    from .errors import Lagged as Lagged
     from .errors import LockLost as LockLost
     from .errors import Misuse as Misuse
     from .errors import NoHall as NoHall
@@ -58,13 +56,11 @@ _HOMES = {
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
-        "TopicStatistics",
     ),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
-        "Lagged",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,11 +10,10 @@ from .queue import Queue
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
-from .topic import Pub, Sub, TopicStatistics
+from .topic import Pub, Sub
 from .variable import Variable
 
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
-    "TopicStatistics",
 ]  # fmt: skip
