@@ -15,7 +15,7 @@ import time
 import psutil
 
 import guildhall
-from guildhall.client import drive
+from guildhall.hosts import embedded
 
 LOOKS_US = (0, 10, 20, 50, 100, 200)
 TIMES = 3000
@@ -41,7 +41,7 @@ def measure(hall: guildhall.Hall, processes: int, look_us: float, hold_us: float
     for _ in range(processes):
         pid = os.fork()
         if not pid:
-            drive.LOOK_S = look_us / 1e6
+            embedded.LOOK_S = look_us / 1e6
             increment(hall, TIMES // processes, hold_us)
             os._exit(0)
         children.append(pid)
@@ -56,7 +56,7 @@ def measure(hall: guildhall.Hall, processes: int, look_us: float, hold_us: float
 def round_trips(look_us: float) -> tuple[float, float, float]:
     """Microseconds, median and 99th of a hundred, of a task's round trip, and of processor time for one, when idle
     workers look for that long."""
-    code = f"import guildhall.engine.local.worker as w; w.LOOK_S = {look_us / 1e6}"
+    code = f"import guildhall.hosts.embedded as e; e.LOOK_S = {look_us / 1e6}"
     with guildhall.Client(n_workers=2) as client:
         pids = {process.pid for process in client.cluster.pool.processes}
         while pids:  # Until each worker has been told.

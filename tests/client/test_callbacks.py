@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from typing import Any
 
 import pytest
+from faults import eventually
 
 from guildhall import Client, Event, Future
-
-
-def eventually(condition: Any, seconds: float = 10) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.01)
-    return bool(condition())
 
 
 def test_every_callback_is_called_once_from_one_other_thread(client: Client) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 
 from guildhall import Client, Event, aio
+from guildhall.client.lounge import lounge_of
 
 
 def sockets() -> int:
@@ -62,3 +63,12 @@ def test_a_coroutine_whose_time_is_up_leaves_the_others_waiting(client: Client) 
     got = asyncio.run(main())
     assert got[1::2] == ["late"] * 10
     assert sorted(got[::2]) == list(range(10))  # type: ignore[type-var]
+
+
+def test_a_wait_that_is_granted_before_it_sleeps_leaves_no_bell(client: Client) -> None:
+    async def main() -> None:
+        lounge = lounge_of(client.host)
+        assert not lounge.arm(client.host.waiter())
+        assert lounge._bell is None
+
+    asyncio.run(main())

@@ -6,6 +6,7 @@ import os
 import time
 
 import numpy as np
+from faults import eventually
 
 from guildhall import Client, Queue, Variable
 
@@ -15,10 +16,7 @@ def blobs(client: Client) -> list[str]:
 
 
 def soon_empty(client: Client) -> bool:
-    until = time.monotonic() + 5
-    while blobs(client) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not blobs(client)
+    return eventually(lambda: not blobs(client), 5)
 
 
 def test_a_blob_goes_with_its_last_future_while_the_client_does_nothing(client: Client) -> None:

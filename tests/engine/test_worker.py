@@ -6,20 +6,13 @@ import os
 import threading
 import time
 
+from faults import eventually
+
 from guildhall import Client, Event
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import sessions, values
 from guildhall.store.memory import MemoryStore
-
-
-def soon(condition: object, seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def threads_of_worker() -> tuple[int, list[str]]:
@@ -37,7 +30,7 @@ def test_helpers_end_when_nobody_is_blocked_any_more(client: Client) -> None:
         seen = dict(client.gather([client.submit(threads_of_worker) for _ in range(8)]))
         return [name for names in seen.values() for name in names if "helper" in name]
 
-    assert soon(lambda: not helpers())
+    assert eventually(lambda: not helpers())
 
 
 def test_two_tasks_run_on_two_workers_also_after_many_short_ones(client: Client) -> None:

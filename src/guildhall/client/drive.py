@@ -7,12 +7,11 @@ what was granted is taken (timeout) or given back (the others).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 from .. import deadline
-from ..hosts.doorbell import LOOK_S, Bell
+from ..hosts.doorbell import Bell
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import waiters
 from ..primitives.op import Answer
@@ -119,7 +118,7 @@ class _Sleeper:
         assert waiter is not None, "a pause has a waiter or a bell"
         if self._armed != waiter:
             self._host.flush()
-            if look(self._host, left_s, waiters.is_granted, waiter):
+            if self._host.look(left_s, waiters.is_granted, waiter):
                 return None
             self._bell = self._bell or self._host.bell()
             if not self._host.transact(waiters.arm, waiter, self._bell.number):
@@ -142,16 +141,6 @@ class _Sleeper:
             self._host.done(self._bell)
         if self._go_on is not None:
             self._go_on()
-
-
-def look(host: EmbeddedHost, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
-    """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
-    until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
-    while not host.read(op, *args):
-        if deadline.now() >= until:
-            return False
-        os.sched_yield()
-    return True
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:

@@ -46,7 +46,10 @@ class Lounge:
         if self._bell is None:
             self._open()
         assert self._bell is not None
-        return self._host.transact(waiters.arm, waiter, self._bell.number)
+        is_armed = self._host.transact(waiters.arm, waiter, self._bell.number)
+        if not is_armed and not self._waiting:
+            self._close()
+        return is_armed
 
     async def pause(self, waiter: Waiter, left_s: float | None) -> None:
         """Until the waiter is granted, the time is up, or it is time to look again."""

@@ -24,7 +24,7 @@ from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
 from ..store.lmdb import LmdbStore
 from ..store.transaction import Waiter
-from .doorbell import Bell, Ringer
+from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
 
 T = TypeVar("T")
@@ -221,6 +221,15 @@ class EmbeddedHost:
         if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
             self.bury_dead()
 
+    def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
+        """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
+        until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
+        while not self.read(op, *args):
+            if deadline.now() >= until:
+                return False
+            os.sched_yield()
+        return True
+
     def bury_dead(self) -> list[int]:
         """Bury every session whose process is gone."""
         dead = [
@@ -228,9 +237,9 @@ class EmbeddedHost:
             for s in self.read(sessions.everybody)
             if s.number != self.session and not self._members.is_alive(s.number)
         ]
+        if dead and self._store is not None:
+            self._store.rouse()
         for number in dead:
-            if self._store is not None:
-                self._store.rouse()
             self.transact(self._bury_one, number)
             self._sweep_traces(number)
         return dead

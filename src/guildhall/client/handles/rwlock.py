@@ -105,7 +105,7 @@ class Side:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._lock._mine[self._units]
         number = mine[-1] if mine else None
-        try:
+        try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
             give_up(error, lambda: self._lock._release(self._units))
         except Exception:
             raise

@@ -100,7 +100,7 @@ class Semaphore(Leasing):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._mine[1]
         number = mine[-1] if mine else None
-        try:
+        try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
             give_up(error, lambda: self._release(1))
         except Exception:
             raise

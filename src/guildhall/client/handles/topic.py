@@ -88,7 +88,7 @@ class Sub(Handle):
             try:
                 if not self._fetched:
                     # Nobody is ahead of us here: to look before standing in line is fair, and costs no commit.
-                    drive.look(host, left_s, topic.has_news, self._key, self._id)
+                    host.look(left_s, topic.has_news, self._key, self._id)
                     if not drive.run(host, self._fetch_flow(host, deadline.left(until))):
                         raise self._late(timeout_s)
             finally:

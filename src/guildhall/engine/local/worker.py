@@ -6,7 +6,6 @@ claims meanwhile. Claims are of one task until tasks have proved short.
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import threading
@@ -19,7 +18,6 @@ from typing import Any
 
 from ...errors import StoreFull, Unpicklable
 from ...hosts import current
-from ...hosts.doorbell import LOOK_S
 from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import values, waiters
 from ...primitives.op import Answer
@@ -208,10 +206,7 @@ class Worker:
             claimed = host.transact(tasks.claim, host.session, 1, waiter)
             if not isinstance(claimed, Answer):
                 return claimed
-            until = time.perf_counter() + LOOK_S
-            while not host.read(waiters.is_granted, waiter) and time.perf_counter() < until:
-                os.sched_yield()
-            if not host.transact(tasks.doze, waiter, bell.number):
+            if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
                 return None
             while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
