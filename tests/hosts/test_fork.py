@@ -274,3 +274,26 @@ def test_a_child_that_leaves_python_the_long_way_leaves_the_cluster_running() ->
         assert Variable("v").get(timeout=5) == 1
         assert client.submit(int, "3").result(timeout=20) == 3
         assert os.path.isdir(client.host.directory)
+
+
+def test_threads_of_a_child_that_use_the_hall_at_once_join_it_once(hall: Hall) -> None:
+    def use(number: int) -> list[int]:
+        start, used = threading.Barrier(8), []
+
+        def work(place: int) -> None:
+            start.wait()
+            if place % 2:
+                used.append(hall.host.session)
+            with Lock("l", hall=hall):
+                used.append(hall.host.session)
+
+        threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        return used
+
+    for number in range(10):
+        assert len(set(Child(use, number).result())) == 1

@@ -62,6 +62,8 @@ class EmbeddedHost:
         self.nudge: Callable[[], None] | None = None
         """Called by the first drop after a `settle`: somebody is to settle soon."""
         self._is_nudged = False
+        self._mark = forks.NO_MARK
+        self._is_joining = False
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
@@ -69,8 +71,8 @@ class EmbeddedHost:
     def _join(self) -> None:
         with ExitStack() as undo:
             undo.callback(self._join_later)
+            self._is_joining = True
             self._pid = os.getpid()
-            self._mark = forks.mark()
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
@@ -89,9 +91,12 @@ class EmbeddedHost:
             self._bells: list[Bell] = []
             self._bell_numbers = itertools.count(1)
             self._numbers = itertools.count(1)
-            self._session = self.insist(sessions.number)
-            self._members.enter(self._session)
-            self.insist(sessions.join, Session(self._session, self._pid, self.role))
+            session = self.insist(sessions.number)
+            self._members.enter(session)
+            self.insist(sessions.join, Session(session, self._pid, self.role))
+            self._session = session
+            self._mark = forks.mark()  # Last: other threads take the mark for a session that may be used.
+            self._is_joining = False
             self.bury_dead()
             undo.pop_all()
 
@@ -119,7 +124,7 @@ class EmbeddedHost:
         """In a forked child: a session of its own comes first. Else what was deferred."""
         if self._mark[0]:
             self.flush()
-        else:
+        elif not self._is_joining:
             self.rejoin()
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
@@ -158,8 +163,12 @@ class EmbeddedHost:
 
     def rejoin(self) -> None:
         """In a forked child: a session of its own. What the parent holds, the parent holds."""
-        if self._mark[0]:
-            return
+        assert self._store is not None, "whoever finds this host has joined with it once"
+        with self._store.gate:  # One thread joins for all: a second descriptor of the members file would end the first.
+            if not self._mark[0]:
+                self._join_as_child()
+
+    def _join_as_child(self) -> None:
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
@@ -173,6 +182,7 @@ class EmbeddedHost:
     def _join_later(self) -> None:
         """Joining may fail or be interrupted: then whatever needs a session next joins anew."""
         self._mark = forks.NO_MARK
+        self._is_joining = False
 
     def _close_bells(self) -> None:
         fd, self._bells_fd = self._bells_fd, -1

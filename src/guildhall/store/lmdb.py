@@ -169,7 +169,8 @@ class LmdbStore:
         self._remove = remove
         self._errands = errands
         self._before = before
-        self._gate = threading.RLock()
+        self.gate = threading.RLock()
+        """Held by the thread that runs a transaction."""
         self._txn = LmdbTxn()
         self._snapshot = LmdbSnapshot()
         self._counting: CountingTxn | None = None
@@ -179,7 +180,7 @@ class LmdbStore:
         self._is_ready = False
         self._env: Any = None
         _stores.add(self)
-        with self._gate:  # No fork by another thread meanwhile: its child would keep the guard.
+        with self.gate:  # No fork by another thread meanwhile: its child would keep the guard.
             try:
                 self._open(is_new)
             except BaseException:
@@ -271,7 +272,7 @@ class LmdbStore:
             _reserve(data, needed)
 
     def close(self) -> None:
-        with self._gate:
+        with self.gate:
             if not self._is_closed:
                 self._is_closed = True
                 self._is_ready = False
@@ -280,7 +281,7 @@ class LmdbStore:
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def transact(self, op: Callable[..., T], *args: Any) -> T:
-        gate = self._gate
+        gate = self.gate
         try:
             gate.acquire()  # `with` costs twice as much, which here is a tenth of the whole.
             if self._errands or not self._is_ready or not self._mark[0]:
@@ -323,7 +324,7 @@ class LmdbStore:
         """
         if sys.platform != "linux" or os.uname().machine not in _FUTEX:
             return
-        with self._gate:
+        with self.gate:
             if not self._is_ready or not self._mark[0]:
                 return
             found = os.stat(os.path.join(self.directory, "lock.mdb"))
@@ -338,7 +339,7 @@ class LmdbStore:
                         return
 
     def read(self, op: Callable[..., T], *args: Any) -> T:
-        gate = self._gate
+        gate = self.gate
         try:
             gate.acquire()
             if not self._is_ready or not self._mark[0]:
@@ -465,7 +466,7 @@ class LmdbStore:
 
     def insist(self, op: Callable[..., T], *args: Any) -> T:
         """As `transact`, for what somebody must be able to write who comes to empty a full store."""
-        with self._gate:
+        with self.gate:
             before, self._reserve_bytes = self._reserve_bytes, INSIST_BYTES
             try:
                 return self.transact(op, *args)
@@ -524,19 +525,19 @@ def _full(directory: str, error: OSError | None) -> OSError:
 
 def _before_fork() -> None:
     for store in list(_stores):
-        store._gate.acquire()
+        store.gate.acquire()
         store._step_aside()
 
 
 def _after_fork_in_parent() -> None:
     for store in list(_stores):
         with suppress(RuntimeError):
-            store._gate.release()
+            store.gate.release()
 
 
 def _after_fork_in_child() -> None:
     for store in list(_stores):
-        store._gate = threading.RLock()
+        store.gate = threading.RLock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
