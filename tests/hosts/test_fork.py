@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -14,6 +16,7 @@ from faults import Child
 
 import guildhall
 from guildhall import Client, Event, Hall, Lock, Pub, Queue, Sub, TimedOut, Variable
+from guildhall.hosts import embedded
 
 
 def use_everything(hall: Hall, tag: str) -> int:
@@ -297,3 +300,24 @@ def test_threads_of_a_child_that_use_the_hall_at_once_join_it_once(hall: Hall) -
 
     for number in range(10):
         assert len(set(Child(use, number).result())) == 1
+
+
+def test_a_child_forked_while_its_parent_opens_a_hall_keeps_nobody_out(hall_name: str) -> None:
+    with guildhall.open(hall_name) as hall:
+        store = hall.host._store
+        assert store is not None
+        with store._guarded():
+            child = Child(time.sleep, 30)
+        code = "import sys, guildhall; guildhall.open(sys.argv[1]).close()"
+        subprocess.run([sys.executable, "-c", code, hall_name], check=True, timeout=20)
+        child.kill()
+
+
+def test_a_child_forked_while_a_thread_opens_a_hall_can_open_one() -> None:
+    def open_one() -> str:
+        with guildhall.open() as mine:
+            return mine.path
+
+    with embedded._hosts_gate:
+        child = Child(open_one)
+    assert child.result()

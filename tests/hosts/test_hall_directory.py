@@ -300,9 +300,10 @@ def test_threads_that_open_and_close_a_hall_at_once_leave_it_whole(hall_name: st
 
     def work(number: int) -> None:
         try:
-            for _ in range(20):
+            for _ in range(60):
                 with guildhall.open(hall_name) as hall:
                     Variable(f"v{number}", hall=hall).set(1)
+                with guildhall.open(hall_name):
                     with guildhall.open() as private:
                         Variable("v", hall=private).set(1)
         except BaseException as error:

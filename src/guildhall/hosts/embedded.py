@@ -41,7 +41,8 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "
 _MEMORY = {"tmpfs", "ramfs"}
 
 _hosts: dict[tuple[int, int], EmbeddedHost] = {}
-_hosts_gate = threading.Lock()
+_hosts_gate = threading.RLock()
+"""Held while a hall is opened or closed: a process has one environment and one descriptor of a members file."""
 
 
 class EmbeddedHost:
@@ -286,8 +287,10 @@ class EmbeddedHost:
             if self.opens > 0:
                 return
             _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
-        if not self._mark[0]:
-            return
+            if self._mark[0]:
+                self._leave()
+
+    def _leave(self) -> None:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
@@ -466,6 +469,14 @@ def _check_parts(directory: str) -> None:
         )
 
 
+def _after_fork_in_child() -> None:
+    global _hosts_gate
+    _hosts_gate = threading.RLock()  # A thread that is not here may have held the other.
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def remove_hall(directory: str) -> None:
     """Take a hall's directory away, in one step for everybody who looks."""
     aside = f"{directory}.gone-{os.getpid()}"
@@ -510,7 +521,7 @@ def _remove_blob(path: str) -> None:
 
 def private_directory() -> str:
     """A directory name for a hall of this process alone and its workers. Sweeps what dead ones left."""
-    root = home()
+    root = os.path.realpath(home())
     sweep(root)
     return os.path.join(root, f"private-{os.getpid()}-{time.time_ns():x}")
 
@@ -522,7 +533,7 @@ def sweep(root: str) -> None:
         if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
             _erase(path)
         elif name.startswith("private-") and not _is_running(name.split("-")[1]):
-            mine = any(host.directory == path for host in _hosts.values())
+            mine = any(host.directory == path for host in list(_hosts.values()))
             with suppress(OSError):
                 if not mine:
                     remove_unused(path)

@@ -210,6 +210,8 @@ class LmdbStore:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # Closing is not enough: a child forked meanwhile has it open, too.
             os.close(fd)
 
     def _open(self, is_new: bool = False) -> None:
