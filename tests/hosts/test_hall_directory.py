@@ -316,3 +316,15 @@ def test_threads_that_open_and_close_a_hall_at_once_leave_it_whole(hall_name: st
         thread.join()
     if failed:
         raise failed[0]
+
+
+def test_a_hall_opened_again_as_durable_is_durable_for_this_process(tmp_path: Path) -> None:
+    with guildhall.open(tmp_path / "h") as hall:
+        Variable("v", hall=hall).set(1)
+        with guildhall.open(tmp_path / "h", durable=True) as durable:
+            assert Variable("v", hall=durable).get() == 1
+            assert durable.host._store is not None
+            flags = durable.host._store._env.flags()
+            assert flags["sync"] and flags["metasync"]
+            Variable("v", hall=hall).set(2)
+            assert Variable("v", hall=durable).get() == 2

@@ -101,6 +101,12 @@ class EmbeddedHost:
             self.bury_dead()
             undo.pop_all()
 
+    def make_durable(self) -> None:
+        """From now on every commit of this process is on disk before the call returns."""
+        self._durable = True
+        if self._store is not None:
+            self._store.make_durable()
+
     def _open_store(self) -> LmdbStore:
         return LmdbStore(
             self.directory,
@@ -443,6 +449,8 @@ def open_hall(
             key = (stat.st_dev, stat.st_ino)
             host = _hosts.get(key)
             if host is not None and host._mark[0]:
+                if durable:
+                    host.make_durable()
                 host.opens += 1
                 return host
             if host is None:
@@ -451,6 +459,8 @@ def open_hall(
                 )
             else:
                 host.rejoin()
+                if durable:
+                    host.make_durable()
                 host.opens = 1
             return host
 

@@ -258,6 +258,13 @@ class LmdbStore:
         self._is_down = False
         self._is_ready = True
 
+    def make_durable(self) -> None:
+        """From the next transaction on, which opens the environment anew, a commit is on disk before the call returns."""
+        with self.gate:
+            if not self._durable:
+                self._durable = True
+                self._step_aside()
+
     def _close_env(self) -> None:
         if self._env is not None:
             with suppress(lmdb.Error):
@@ -497,7 +504,7 @@ class LmdbStore:
     # -- fork ---------------------------------------------------------------------------------------------------------
 
     def _step_aside(self) -> None:
-        """Before a fork: let go of the environment; parent and child open it again when they need it.
+        """Let go of the environment; whoever needs it opens it again. Before a fork both parent and child do:
 
         LMDB cannot be inherited: a child that closes its copy frees the reader slots of its parent.
         """
