@@ -327,3 +327,12 @@ def test_a_forked_child_has_a_session_of_its_own() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 10
         assert lock.locked()
         lock.release()
+
+
+def test_a_client_starts_where_its_working_directory_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code = (
+        "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); from guildhall import Client\n"
+        "with Client(n_workers=1) as client: print(client.submit(abs, -1).result())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "gone")], text=True) == "1\n"

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from faults import Child
 
 import guildhall
 from guildhall import HallDamaged, HallRefused, Lock, Misuse, Queue, Variable
+from guildhall.hosts import embedded
 
 NOBODY = 65534
 
@@ -328,3 +330,41 @@ def test_a_hall_opened_again_as_durable_is_durable_for_this_process(tmp_path: Pa
             assert flags["sync"] and flags["metasync"]
             Variable("v", hall=hall).set(2)
             assert Variable("v", hall=durable).get() == 2
+
+
+def test_a_hall_with_a_name_is_found_where_it_is_however_much_room_there_is(
+    monkeypatch: pytest.MonkeyPatch, hall_name: str, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GUILDHALL_HOME")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for room_bytes, other in ((0, 1 << 62), (1 << 62, 0)):
+        monkeypatch.setattr(embedded, "ROOM_BYTES", room_bytes)
+        with guildhall.open(hall_name) as hall:
+            path = hall.path
+        monkeypatch.setattr(embedded, "ROOM_BYTES", other)
+        with guildhall.open(hall_name) as hall:
+            assert hall.path == path
+        shutil.rmtree(path)
+
+
+def test_a_hall_whose_name_speaks_of_going_stays(home: Path) -> None:
+    with guildhall.open("my.gone-fishing") as hall:
+        Variable("v", hall=hall).set(1)
+    guildhall.open().close()
+    with guildhall.open("my.gone-fishing") as hall:
+        assert Variable("v", hall=hall).get(timeout=1) == 1
+
+
+def test_a_mount_point_of_any_bytes_is_known_by_its_file_system(tmp_path: Path) -> None:
+    for name in ("s p\u00e4ce", "\udce4"):
+        point = tmp_path / name
+        point.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "none", str(point)], capture_output=True).returncode:
+            pytest.skip("mounting needs privileges")
+        try:
+            assert embedded.filesystem(str(point)) == "tmpfs"
+            (point / "deep").mkdir()
+            subprocess.run(["mount", "-t", "ramfs", "none", str(point / "deep")], check=True)
+            assert embedded.filesystem(str(point / "deep")) == "ramfs"
+        finally:
+            subprocess.run(["umount", "-R", str(point)], check=True)

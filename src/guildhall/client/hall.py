@@ -65,7 +65,7 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
         raise Misuse(
             f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
         )
-    return Hall(open_hall(os.path.join(home(), text), durable=durable, estates=(tasks.bury,)))
+    return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(tasks.bury,)))
 
 
 def host_of(given: Any) -> EmbeddedHost:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -339,34 +340,54 @@ def filesystem(path: str) -> str:
     """The type of the file system that the path is on, "" if unknown."""
     best, kind = "", ""
     real = os.path.realpath(path)
-    with suppress(OSError), open("/proc/self/mountinfo") as table:
-        for line in table:
-            left, _, right = line.partition(" - ")
-            mount = left.split()[4].encode().decode("unicode_escape")
+    with suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
+        for raw in table:
+            left, _, right = raw.partition(b" - ")
+            mount = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), left.split()[4]))
             if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
-                best, kind = mount, right.split()[0]
+                best, kind = mount, right.split()[0].decode()
     return kind
 
 
-def home() -> str:
-    """Where halls with a name live: shared memory when there is room, else the temporary directory."""
-    given = os.environ.get("GUILDHALL_HOME")
-    if given:
-        root = given
-    else:
-        import tempfile
+def home(name: str | None = None) -> str:
+    """Where halls with a name live: shared memory when there is room, else the temporary directory.
 
-        root = tempfile.gettempdir()
-        with suppress(OSError):
-            stat = os.statvfs("/dev/shm")
-            if stat.f_bavail * stat.f_frsize >= ROOM_BYTES and os.access("/dev/shm", os.W_OK | os.X_OK):
-                root = "/dev/shm"
-    path = os.path.join(root, f"guildhall-{os.getuid()}")
+    A hall of that name which is in either stays there: room comes and goes, and there must not be two of one name.
+    """
+    given = os.environ.get("GUILDHALL_HOME")
+    path = _home_in(given) if given else _found(name) or _home_in("/dev/shm" if _has_room() else _temporary())
     with _refusing(path, "set GUILDHALL_HOME to a directory of your own"):
         with suppress(FileExistsError):
             os.makedirs(path, mode=0o700)
         _trust(path)
     return path
+
+
+def _home_in(root: str) -> str:
+    return os.path.join(root, f"guildhall-{os.getuid()}")
+
+
+def _found(name: str | None) -> str | None:
+    """The home that has a hall of that name."""
+    if name is not None:
+        for root in (lambda: "/dev/shm", _temporary):
+            path = _home_in(root())
+            if os.path.exists(os.path.join(path, name, "data.mdb")):
+                return path
+    return None
+
+
+def _has_room() -> bool:
+    with suppress(OSError):
+        stat = os.statvfs("/dev/shm")
+        return stat.f_bavail * stat.f_frsize >= ROOM_BYTES and os.access("/dev/shm", os.W_OK | os.X_OK)
+    return False
+
+
+def _temporary() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 @contextmanager
@@ -489,7 +510,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def remove_hall(directory: str) -> None:
     """Take a hall's directory away, in one step for everybody who looks."""
-    aside = f"{directory}.gone-{os.getpid()}"
+    parent, name = os.path.split(directory)
+    aside = os.path.join(parent, f".gone-{os.getpid()}-{name}")  # No hall with a name begins with a dot.
     with suppress(OSError):
         os.rename(directory, aside)
         _erase(aside)
@@ -540,7 +562,7 @@ def sweep(root: str) -> None:
     """Remove private halls whose last member died."""
     for name in os.listdir(root):
         path = os.path.join(root, name)
-        if ".gone-" in name or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
+        if name.startswith(".gone-") or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
             _erase(path)
         elif name.startswith("private-") and not _is_running(name.split("-")[1]):
             mine = any(host.directory == path for host in list(_hosts.values()))

@@ -44,7 +44,7 @@ class ForkServer:
         _ends.update((ours, theirs))
         self.line = Line(ours)
         self.failure = ""
-        path = [entry or os.getcwd() for entry in sys.path]
+        path = [where for entry in sys.path if (where := entry or _working_directory())]
         facts = [str(theirs.fileno()), str(os.getpid()), str(len(path))]
         try:
             with theirs, _interrupts_blocked():
@@ -269,6 +269,14 @@ class Pool:
         self.server.line.close()
         with suppress(Exception):
             self.host.bury_dead()
+
+
+def _working_directory() -> str:
+    """Where this process works, "" if that has been removed: then nothing can be imported from there."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def describe_exit(status: int) -> str:
