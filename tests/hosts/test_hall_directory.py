@@ -333,7 +333,7 @@ def test_a_hall_opened_again_as_durable_is_durable_for_this_process(tmp_path: Pa
 
 
 def test_a_hall_with_a_name_is_found_where_it_is_however_much_room_there_is(
-    monkeypatch: pytest.MonkeyPatch, hall_name: str, tmp_path: Path
+    hall_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GUILDHALL_HOME")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

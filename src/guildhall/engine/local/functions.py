@@ -7,6 +7,7 @@ very same, and of kinds that cannot change under us; a function that refers to a
 
 from __future__ import annotations
 
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from typing import Any
 
 from . import payload
 
-_FIXED: tuple[type, ...] = (*payload.PLAIN, types.ModuleType, types.BuiltinFunctionType)
 _MAX_DEPTH = 4
 
 _kept: weakref.WeakKeyDictionary[Callable[..., Any], tuple[list[Any], bytes]] = weakref.WeakKeyDictionary()
@@ -39,6 +39,8 @@ def pickled(function: Callable[..., Any], name: str) -> tuple[bytes | None, tupl
     return code, uses
 
 
+_ABSENT: Any = object()
+"""Stands for a global that is not there: a builtin's name or an attribute's; it may come and go."""
 _MISSING: Any = object()
 """Stands for something that may change without our seeing it."""
 
@@ -50,15 +52,14 @@ def _captured(function: types.FunctionType, depth: int) -> Iterator[Any]:
         return
     yield function.__code__
     for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield default if isinstance(default, _FIXED) else _MISSING
+        yield default if type(default) in payload.PLAIN else _MISSING
     for name in _names(function.__code__):
-        value = function.__globals__.get(name, function)
-        if value is function:  # Itself, a builtin, or an attribute's name.
-            continue
+        value = function.__globals__.get(name, _ABSENT)
         yield value
         if type(value) is types.FunctionType:
-            yield from _captured(value, depth + 1)
-        elif not isinstance(value, _FIXED) and not _is_importable(value):
+            if value is not function:
+                yield from _captured(value, depth + 1)
+        elif value is not _ABSENT and type(value) not in payload.PLAIN and not _is_importable(value):
             yield _MISSING
 
 
@@ -70,8 +71,18 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_importable(value: Any) -> bool:
-    """A class of a module that is imported by name where it is needed."""
-    return isinstance(value, type) and value.__module__ not in ("__main__", "__mp_main__")
+    """Whether it is imported by name where it is needed: a module, or a module's own class or builtin function.
+
+    A builtin that is the method of an object takes that object along.
+    """
+    if type(value) is types.ModuleType:
+        return sys.modules.get(value.__name__) is value
+    if not isinstance(value, type) and not (
+        type(value) is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType | None)
+    ):
+        return False
+    home = sys.modules.get(value.__module__)
+    return value.__module__ not in ("__main__", "__mp_main__") and getattr(home, value.__qualname__, None) is value
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:
