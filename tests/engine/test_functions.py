@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from guildhall import Hall
 from guildhall.engine.local import functions
 
 
@@ -26,8 +27,8 @@ def in_main(source: str, **names: Any) -> Callable[[], Any]:
     return made
 
 
-def travelled(function: Callable[[], Any]) -> Any:
-    code, _ = functions.pickled(function, "f")
+def travelled(hall: Hall, function: Callable[[], Any]) -> Any:
+    code, _ = functions.pickled(hall.host, function, "f")
     assert code is not None
     return pickle.loads(code)()
 
@@ -78,14 +79,14 @@ def class_made_by_a_function() -> tuple[Callable[[], Any], Callable[[], Any]]:
         class_made_by_a_function,
     ],
 )
-def test_what_a_function_captured_is_what_it_is_now(case: Any) -> None:
+def test_what_a_function_captured_is_what_it_is_now(hall: Hall, case: Any) -> None:
     function, change = case()
-    assert travelled(function) == 1
+    assert travelled(hall, function) == 1
     change()
-    assert travelled(function) == 2
+    assert travelled(hall, function) == 2
 
 
-def test_a_function_that_captured_nothing_that_changes_is_pickled_once() -> None:
+def test_a_function_that_captured_nothing_that_changes_is_pickled_once(hall: Hall) -> None:
     source = "import math\ndef g(x): return x\ndef f(): return g(math.floor(len((y, f))))"
     function = in_main(source, y=1)
-    assert functions.pickled(function, "f")[0] is functions.pickled(function, "f")[0]
+    assert functions.pickled(hall.host, function, "f")[0] is functions.pickled(hall.host, function, "f")[0]

@@ -136,7 +136,8 @@ class Client:
         if type(futures) is list and errors == "raise" and set(map(type, futures)) == {Future}:
             return results(futures)
         if isinstance(futures, list | tuple | set | frozenset):
-            return type(futures)([self.gather(item, errors) for item in futures if not self._skips(item, errors)])
+            found = [self.gather(item, errors) for item in futures if not self._skips(item, errors)]
+            return type(futures)(*found) if hasattr(futures, "_fields") else type(futures)(found)
         if isinstance(futures, Iterator):
             return self.gather(list(futures), errors)
         return futures
@@ -172,7 +173,8 @@ class Client:
     def cancel(self, futures: Any) -> None:
         """Cancel a future or several."""
         every = expect_futures("cancel", futures)
-        self.host.transact(tasks.cancel, [future._oid for future in every])
+        for host in {future._host for future in every}:
+            host.transact(tasks.cancel, [future._oid for future in every if future._host is host])
 
     # -- the cluster --------------------------------------------------------------------------------------------------
 
@@ -215,6 +217,10 @@ class TaskClient(Client):
 
     def __init__(self, host: EmbeddedHost) -> None:
         self.host = host
+
+    def ncores(self) -> int:
+        """How many tasks can run at a time."""
+        return self.host.read(tasks.workers)
 
     def close(self) -> None:
         """Nothing to close: the worker stays."""

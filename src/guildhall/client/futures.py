@@ -6,6 +6,7 @@ import errno
 import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from .. import deadline
@@ -50,6 +51,7 @@ class Future:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if payload.context.uses is not None:
+            _expect_hall(payload.context.into, self)
             payload.context.uses.append(self._oid)
         return _restore, (self._oid, self.key)
 
@@ -178,8 +180,10 @@ def results(futures: list[Future]) -> list[Any]:
     """The results in order, read many at a time. Raises what the first failed one raised."""
     found: list[Any] = []
     while len(found) < len(futures):
+        host = futures[len(found)]._host
         ahead = futures[len(found) : len(found) + READ_AHEAD]
-        ended = ahead[0]._host.read(values.settled_run, [future._oid for future in ahead])
+        ahead = list(takewhile(lambda future: future._host is host, ahead))  # noqa: B023 (used up here)
+        ended = host.read(values.settled_run, [future._oid for future in ahead])
         found.extend(future._open(end) for future, end in zip(ahead, ended))
         if not ended:
             ahead[0]._ended(None)
@@ -220,16 +224,23 @@ def _value_of(oid: bytes) -> Any:
     return payload.decode(host, found.data)
 
 
-def substitute(value: Any, deps: list[bytes]) -> Any:
+def _expect_hall(host: EmbeddedHost | None, future: Future) -> None:
+    """Refuse a future of another hall: there its number stands for something else."""
+    if future._host is not host:
+        raise Misuse(f"future {future.key}: of another client or hall than it is given to; pass its result instead")
+
+
+def substitute(host: EmbeddedHost, value: Any, deps: list[bytes]) -> Any:
     """The arguments with each future in lists, tuples, sets and dict values replaced by its result to be."""
     if isinstance(value, Future):
+        _expect_hall(host, value)
         deps.append(value._oid)
         return _Result(value._oid)
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
-        return kind([substitute(item, deps) for item in value])
+        return kind([substitute(host, item, deps) for item in value])
     if kind is dict:
-        return {key: substitute(item, deps) for key, item in value.items()}
+        return {key: substitute(host, item, deps) for key, item in value.items()}
     return value
 
 
@@ -258,7 +269,11 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
 def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
     """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
     timeout_s = deadline.seconds(timeout)
-    return _completing(expect_futures("as_completed", futures), with_results, deadline.after(timeout_s))
+    watched = expect_futures("as_completed", futures)
+    for future in watched:
+        if future._host is not watched[0]._host:
+            raise Misuse("as_completed: futures of more than one client; watch those of each by themselves")
+    return _completing(watched, with_results, deadline.after(timeout_s))
 
 
 def expect_futures(what: str, given: Any) -> list[Future]:

@@ -57,7 +57,7 @@ def submit_all(
                 kept.append(args)
                 kept.append(kwargs)
                 deps: list[bytes] = []
-                data, used, placed = payload.inline(host, substitute((args, kwargs), deps), f"an argument of {name}")
+                data, used, placed = payload.inline(host, substitute(host, (args, kwargs), deps), f"an argument of {name}")
                 spent.extend(placed)
                 recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
                 batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
@@ -92,7 +92,7 @@ def _place(
     host: EmbeddedHost, function: Callable[..., Any], name: str, inline_bytes: int
 ) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
     """The function as bytes for a recipe, the objects that each task uses for it, and those to release afterwards."""
-    code, uses = functions.pickled(function, name)
+    code, uses = functions.pickled(host, function, name)
     if code is not None and len(code) <= inline_bytes:
         return code, uses, ()
     oid = payload.place(host, function, f"function {name}")

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ...hosts.embedded import EmbeddedHost
 from . import payload
 
 _MAX_DEPTH = 4
@@ -20,7 +21,7 @@ _MAX_DEPTH = 4
 _kept: weakref.WeakKeyDictionary[Callable[..., Any], tuple[list[Any], bytes]] = weakref.WeakKeyDictionary()
 
 
-def pickled(function: Callable[..., Any], name: str) -> tuple[bytes | None, tuple[bytes, ...]]:
+def pickled(host: EmbeddedHost, function: Callable[..., Any], name: str) -> tuple[bytes | None, tuple[bytes, ...]]:
     """The function's pickle and the objects it uses; no pickle if it has buffers, which need a blob.
 
     Raises Unpicklable.
@@ -31,7 +32,7 @@ def pickled(function: Callable[..., Any], name: str) -> tuple[bytes | None, tupl
         known = _kept.get(function)
         if known is not None and _same(known[0], captured):
             return known[1], ()
-    code, buffers, uses = payload.pickled(function, f"function {name}")
+    code, buffers, uses = payload.pickled(host, function, f"function {name}")
     if buffers:
         return None, ()
     if can_keep and not uses:

@@ -27,6 +27,7 @@ class _Context(threading.local):
     """What a pickle in the making or being read has to do with: set for the time of one call."""
 
     uses: list[bytes] | None = None
+    into: EmbeddedHost | None = None
     host: EmbeddedHost | None = None
     held: list[bytes] | None = None
 
@@ -34,11 +35,17 @@ class _Context(threading.local):
 context = _Context()
 
 
-def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
-    """The pickle, its buffers, and the objects that futures in it stand for. Raises Unpicklable, naming `what`."""
+def pickled(
+    host: EmbeddedHost, value: Any, what: str
+) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
+    """The pickle, its buffers, and the objects of this hall that futures in it stand for.
+
+    Raises Unpicklable, naming `what`.
+    """
     if type(value) in PLAIN:
         return pickle.dumps(value, 5), [], ()
-    before, context.uses = context.uses, []
+    before = context.uses, context.into
+    context.uses, context.into = [], host
     buffers: list[pickle.PickleBuffer] = []
     try:
         try:
@@ -55,7 +62,7 @@ def pickled(value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tu
         kind = type(value).__name__
         raise Unpicklable(f"{what} of type {kind} cannot be pickled: {error}; pass what it is made from") from error
     finally:
-        context.uses = before
+        context.uses, context.into = before
 
 
 def cloudpickled(value: Any, **options: Any) -> bytes:
@@ -72,7 +79,7 @@ def load_ahead() -> None:
 
 def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
     """A value as an object's (data, uses, blob)."""
-    data, buffers, uses = pickled(value, what)
+    data, buffers, uses = pickled(host, value, what)
     size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
     if size <= INLINE_BYTES:
         if buffers:

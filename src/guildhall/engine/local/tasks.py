@@ -111,6 +111,11 @@ def enlist(txn: Txn, session: int) -> None:
     txn.put(WORKERS + pack_id(session), b"")
 
 
+def workers(txn: Txn) -> int:
+    """How many sessions run tasks."""
+    return len(list(txn.scan(WORKERS)))
+
+
 def _count(txn: Txn, change: int) -> int:
     """So many more are ready. Returns how many are."""
     data = txn.get(READY_COUNT)
@@ -124,8 +129,7 @@ def _share(txn: Txn, limit: int) -> int:
     """How many tasks a worker may claim: no more than its part of what is ready."""
     if limit == 1:
         return 1
-    workers = len(list(txn.scan(WORKERS))) or 1
-    return min(limit, max(1, -(-_count(txn, 0) // workers)))
+    return min(limit, max(1, -(-_count(txn, 0) // (workers(txn) or 1))))
 
 
 def _wake_idle(txn: Txn, count: int) -> None:
