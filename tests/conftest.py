@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 
 import guildhall
 from guildhall import Client
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell starts what runs in its background without.
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,10 +10,11 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Child, eventually
+from faults import Child, eventually, script
 
 from guildhall import Client, Event, Hall, Lock, NotHeld, Pub, Queue, Sub, TimedOut, Variable, as_completed, wait
 from guildhall.primitives.event import EVENTS
@@ -241,3 +242,29 @@ def test_ctrl_c_at_any_moment_loses_at_most_the_item_in_hand(hall: Hall) -> None
         return lost
 
     print(f"{Child(child).result()} items were in hand")
+
+
+SCATTERS = """
+import os, random, signal, threading, time
+import numpy as np
+from guildhall import Client
+
+array = np.ones(6_000_000)
+with Client(n_workers=1) as client:
+    for _ in range(25):
+        timer = threading.Timer(random.uniform(0.001, 0.04), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            while True:
+                client.scatter(array)
+        except KeyboardInterrupt:
+            timer.join()
+    assert (client.scatter(array).result() == array).all()
+print("whole")
+"""
+
+
+def test_ctrl_c_while_a_large_array_is_copied_ends_the_copy_alone(tmp_path: Path) -> None:
+    process = script(SCATTERS, tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "whole\n"), err

@@ -274,3 +274,34 @@ def test_an_unpicklable_value_is_refused_and_changes_nothing(client: Client) -> 
     assert queue.qsize() == 0
     with pytest.raises(TimeoutError):
         sub.get(timeout=0)
+
+
+class QuitsWhenPickled(Exception):
+    def __reduce__(self) -> Any:
+        raise SystemExit("not me")
+
+
+def test_an_exception_that_ends_who_pickles_it_is_its_tasks_failure(client: Client) -> None:
+    def fail() -> None:
+        raise QuitsWhenPickled("words")
+
+    before = client.submit(os.getpid).result()
+    with pytest.raises(Exception, match="words") as error:
+        client.submit(fail).result(10)
+    assert not isinstance(error.value, KilledWorker)
+    assert before in client.gather([client.submit(os.getpid) for _ in range(50)])
+
+
+def test_an_argument_that_holds_itself_is_named(client: Client) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(Unpicklable, match="an argument of len holds itself"):
+        client.submit(len, loop)
+
+
+def test_large_plain_arguments_are_placed_beside_the_store(client: Client) -> None:
+    data = Path(client.host.directory, "data.mdb")
+    before = data.stat().st_size
+    assert client.submit(len, b"x" * 40_000_000).result() == 40_000_000
+    assert client.gather(client.map(len, ["x" * 1_000_000] * 40)) == [1_000_000] * 40
+    assert data.stat().st_size - before < 20 << 20

@@ -305,9 +305,8 @@ def test_threads_that_open_and_close_a_hall_at_once_leave_it_whole(hall_name: st
             for _ in range(60):
                 with guildhall.open(hall_name) as hall:
                     Variable(f"v{number}", hall=hall).set(1)
-                with guildhall.open(hall_name):
-                    with guildhall.open() as private:
-                        Variable("v", hall=private).set(1)
+                with guildhall.open(hall_name), guildhall.open() as private:
+                    Variable("v", hall=private).set(1)
         except BaseException as error:
             failed.append(error)
 
@@ -327,7 +326,7 @@ def test_a_hall_opened_again_as_durable_is_durable_for_this_process(tmp_path: Pa
             assert Variable("v", hall=durable).get() == 1
             assert durable.host._store is not None
             flags = durable.host._store._env.flags()
-            assert flags["sync"] and flags["metasync"]
+            assert (flags["sync"], flags["metasync"]) == (True, True)
             Variable("v", hall=hall).set(2)
             assert Variable("v", hall=durable).get() == 2
 

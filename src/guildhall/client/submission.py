@@ -8,7 +8,7 @@ from typing import Any
 
 from ..engine.local import functions, payload, tasks
 from ..engine.local.tasks import Recipe
-from ..errors import Misuse, WrongType
+from ..errors import Misuse, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from .futures import Future, substitute
@@ -50,14 +50,20 @@ def submit_all(
     try:
         for args, kwargs in calls:
             oid = host.new_object()
-            if not kwargs and PLAIN.issuperset(map(type, args)):
-                recipe = Recipe(name, code, pickle.dumps((args, kwargs), 5), (), retries, 0, 0, priority, True)
+            if (
+                not kwargs
+                and PLAIN.issuperset(map(type, args))
+                and len(data := pickle.dumps((args, kwargs), 5)) <= payload.INLINE_BYTES
+            ):
+                recipe = Recipe(name, code, data, (), retries, 0, 0, priority, True)
                 batch.append((oid, recipe, uses))
             else:
                 kept.append(args)
                 kept.append(kwargs)
                 deps: list[bytes] = []
-                data, used, placed = payload.inline(host, substitute(host, (args, kwargs), deps), f"an argument of {name}")
+                data, used, placed = payload.inline(
+                    host, _substituted(host, args, kwargs, deps, name), f"an argument of {name}"
+                )
                 spent.extend(placed)
                 recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
                 batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
@@ -73,6 +79,15 @@ def submit_all(
         if spent:
             host.defer(values.release_for, host.session, tuple(spent))
     return futures
+
+
+def _substituted(host: EmbeddedHost, args: Any, kwargs: Any, deps: list[bytes], name: str) -> Any:
+    try:
+        return substitute(host, (args, kwargs), deps)
+    except RecursionError:
+        raise Unpicklable(
+            f"an argument of {name} holds itself, or is nested deeper than Python can follow; pass what it is made from"
+        ) from None
 
 
 def _check(function: Any, retries: Any, priority: Any) -> str:

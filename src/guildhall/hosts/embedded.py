@@ -370,8 +370,8 @@ def _home_in(root: str) -> str:
 def _found(name: str | None) -> str | None:
     """The home that has a hall of that name."""
     if name is not None:
-        for root in (lambda: "/dev/shm", _temporary):
-            path = _home_in(root())
+        for root in ("/dev/shm", ""):
+            path = _home_in(root or _temporary())
             if os.path.exists(os.path.join(path, name, "data.mdb")):
                 return path
     return None

@@ -259,7 +259,7 @@ class LmdbStore:
         self._is_ready = True
 
     def make_durable(self) -> None:
-        """From the next transaction on, which opens the environment anew, a commit is on disk before the call returns."""
+        """From the next transaction on, which opens the environment anew, a commit is on disk when the call returns."""
         with self.gate:
             if not self._durable:
                 self._durable = True

@@ -43,7 +43,7 @@ def _portable(error: BaseException) -> bytes:
             data: bytes = payload.cloudpickled(made)
             if str(pickle.loads(data)) == str(error):
                 return data
-        except Exception:
+        except BaseException:  # Its own methods may raise anything, and the worker goes on.
             continue
     return pickle.dumps(Exception(_words(error)))
 

@@ -44,34 +44,52 @@ def copy(fd: int, buffer: memoryview, at: int) -> bool:
     except OSError:
         return False
     libc = _libc()
-    area = libc.mmap(None, size + HUGE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if area in (None, _FAILED):
+    area = _Area(libc, size + HUGE)
+    base = -(-area.at // HUGE) * HUGE
+    both = mmap.PROT_READ | mmap.PROT_WRITE
+    if not area.at or libc.mmap(base, size, both, mmap.MAP_SHARED | _MAP_FIXED, fd, at) != base:
         return False
-    base = -(-area // HUGE) * HUGE
-    try:
-        both = mmap.PROT_READ | mmap.PROT_WRITE
-        if libc.mmap(base, size, both, mmap.MAP_SHARED | _MAP_FIXED, fd, at) != base:
-            return False
-        return _copy_in_two(libc, base, buffer, size)
-    finally:
-        libc.munmap(area, size + HUGE)
+    return _copy_in_two(libc, area, base, buffer, size)
 
 
-def _copy_in_two(libc: ctypes.CDLL, base: int, buffer: memoryview, size: int) -> bool:
-    """Collapse and fill, half of it in a second thread: neither holds the interpreter's lock."""
-    source = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+class _Area:
+    """A piece of the address space, given back when nobody refers to it any more."""
+
+    def __init__(self, libc: ctypes.CDLL, size: int) -> None:
+        self._libc = libc
+        self._size = size
+        self.at = libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        if self.at in (None, _FAILED):
+            self.at = 0
+
+    def __del__(self) -> None:
+        if self.at:
+            self._libc.munmap(self.at, self._size)
+
+
+def _copy_in_two(libc: ctypes.CDLL, area: _Area, base: int, buffer: memoryview, size: int) -> bool:
+    """Collapse and fill, half of it in a second thread: neither holds the interpreter's lock.
+
+    Each keeps the area and the buffer: after Ctrl-C the other may still be copying.
+    """
+    source = ctypes.c_char.from_buffer(buffer)
     failed: list[int] = []
 
-    def fill(start: int, end: int) -> None:
+    def fill(area: _Area, source: ctypes.c_char, start: int, end: int) -> None:
         for place in range(start, end, HUGE):
             if failed or libc.madvise(base + place, HUGE, _MADV_COLLAPSE):
                 failed.append(place)
                 return
-            libc.memmove(base + place, source + place, min(HUGE, buffer.nbytes - place))
+            at = ctypes.addressof(source) + place
+            libc.memmove(base + place, at, min(HUGE, buffer.nbytes - place))
 
     half = size // HUGE // 2 * HUGE
-    other = threading.Thread(target=fill, args=(half, size))
+    other = threading.Thread(target=fill, args=(area, source, half, size))
     other.start()
-    fill(0, half)
-    other.join()
+    try:
+        fill(area, source, 0, half)
+        other.join()
+    except BaseException:
+        failed.append(size)
+        raise
     return not failed

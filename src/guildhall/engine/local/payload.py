@@ -35,9 +35,7 @@ class _Context(threading.local):
 context = _Context()
 
 
-def pickled(
-    host: EmbeddedHost, value: Any, what: str
-) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
+def pickled(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
     """The pickle, its buffers, and the objects of this hall that futures in it stand for.
 
     Raises Unpicklable, naming `what`.
