@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from faults import eventually
 
-from guildhall import Client, Event, KilledWorker, Lock, Pub, Queue, Sub, Variable, as_completed, get_client, wait
+from guildhall import Client, Event, KilledWorker, Lock, Pub, Queue, Sub, Variable, aio, as_completed, get_client, wait
 from guildhall.primitives.waiters import LINES, WAITS
 
 BLOCKED = 5
@@ -180,3 +181,17 @@ def test_finished_tasks_do_not_run_again_when_the_next_one_kills_the_worker(tmp_
         client.gather(noted)
     ran = [int(line) for line in (tmp_path / "ran").read_text().split()]
     assert sorted(ran) == list(range(350))
+
+
+async def await_event(name: str) -> bool:
+    """Twice at a time: it is still one task that waits."""
+    both = await asyncio.gather(*(aio.Event(name).wait(30) for _ in range(2)))
+    return all(both)
+
+
+def test_coroutines_that_wait_do_not_starve_the_task_that_frees_them(client: Client) -> None:
+    blocked = [client.submit(await_event, "awaited") for _ in range(BLOCKED)]
+    time.sleep(0.1)
+    client.submit(Event("awaited").set).result(timeout=20)
+    assert client.gather(blocked) == [True] * BLOCKED
+    assert client.gather(client.map(abs, range(-100, 0))) == list(range(100, 0, -1))

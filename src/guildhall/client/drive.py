@@ -19,6 +19,8 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
+LOOK_AGAIN_S = 0.05
+"""How often a coroutine that waits looks again by itself: its loop does not hear of deaths."""
 
 
 class Pause(NamedTuple):
@@ -144,22 +146,30 @@ class _Sleeper:
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
-    """Drive a flow from an event loop."""
+    """Drive a flow from an event loop. In a task that waits for longer than a moment, others run meanwhile."""
     from .lounge import lounge_of  # With asyncio, which takes three times as long to load as all of guildhall.
 
     lounge = lounge_of(host)
     armed: Waiter | None = None
-    while True:
-        try:
-            waiter, left_s, _ = next(flow)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        assert waiter is not None, "a flow with a bell of its own is for threads"
-        try:
-            if armed != waiter:
-                if not lounge.arm(waiter):
-                    continue
-                armed = waiter
-            await lounge.pause(waiter, left_s)
-        except BaseException as error:
-            flow.throw(error)
+    go_on: Callable[[], None] | None = None
+    try:
+        while True:
+            try:
+                waiter, left_s, _ = next(flow)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            assert waiter is not None, "a flow with a bell of its own is for threads"
+            try:
+                if armed != waiter:
+                    if not lounge.arm(waiter):
+                        continue
+                    armed = waiter
+                gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
+                await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
+                if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):
+                    go_on = host.give_way()
+            except BaseException as error:
+                flow.throw(error)
+    finally:
+        if go_on is not None:
+            go_on()

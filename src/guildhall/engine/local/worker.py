@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import TextIOWrapper
 from types import CoroutineType
 from typing import Any
@@ -30,7 +30,6 @@ BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
 FULL_S = 0.02
-PATIENCE_S = 0.005
 
 
 class Slot(threading.local):
@@ -49,9 +48,24 @@ def _function(pickled: bytes) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=256)
-def _placed_function(host: EmbeddedHost, reference: bytes) -> Callable[..., Any]:
-    function: Callable[..., Any] = payload.decode(host, reference)
+def _placed(host: EmbeddedHost, oid: bytes) -> bytes:
+    found = host.read(values.look, oid)
+    if found is None:
+        raise FileNotFoundError("the function is gone")
+    return found.data
+
+
+@lru_cache(maxsize=1)
+def _large_function(host: EmbeddedHost, data: bytes) -> Callable[..., Any]:
+    """One at a time, and none while there is nothing to do: it keeps its blob's memory."""
+    function: Callable[..., Any] = payload.decode(host, data)
     return function
+
+
+def _function_of(host: EmbeddedHost, code: bytes) -> Callable[..., Any]:
+    if code[:1] == payload.REFERENCE:
+        code = _placed(host, code[1:])
+    return _function(code) if code[:1] == payload.PICKLE else _large_function(host, code)
 
 
 class Run:
@@ -61,6 +75,7 @@ class Run:
         self.host = host
         self.key = key
         self.begun = 0
+        self.waits = 0
         self._todo = todo[::-1]
         self._ends: list[Done] = []
         self._gate = threading.Lock()
@@ -147,9 +162,7 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
 
 
 def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
-    code = recipe.function
-    function = _function(code) if code[:1] == b"\x80" else _placed_function(host, code)
-    result = function(*args, **kwargs)
+    result = _function_of(host, recipe.function)(*args, **kwargs)
     if isinstance(result, CoroutineType):
         import asyncio
 
@@ -208,6 +221,7 @@ class Worker:
                 return claimed
             if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
                 return None
+            _large_function.cache_clear()
             while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
                 if is_helper and self._helpers > self._blocked:
@@ -229,6 +243,9 @@ class Worker:
         run = slot.run
         if run is None:
             return lambda: None
+        run.waits += 1
+        if run.waits > 1:  # Coroutines of one task: it is one task that waits.
+            return partial(self._go_on, run)
         run.yield_rest()
         with self._gate:
             self._blocked += 1
@@ -236,15 +253,17 @@ class Worker:
             self._helpers += needs_helper
         if needs_helper:
             threading.Thread(target=self._help, daemon=True, name="guildhall-helper").start()
-        return self._go_on
+        return partial(self._go_on, run)
 
     def _help(self) -> None:
         self.loop(is_helper=True)
         self.host.transact(tasks.pass_on)  # It may have been woken for a task that it no longer takes.
 
-    def _go_on(self) -> None:
-        with self._gate:
-            self._blocked -= 1
+    def _go_on(self, run: Run) -> None:
+        run.waits -= 1
+        if not run.waits:
+            with self._gate:
+                self._blocked -= 1
 
 
 def main(directory: str, joined: Callable[[], None]) -> None:
