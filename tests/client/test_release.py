@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 from faults import eventually
 
-from guildhall import Client, Queue, Variable
+from guildhall import (
+    Client,
+    Event,
+    Hall,
+    Lock,
+    Misuse,
+    Pub,
+    Queue,
+    Sub,
+    TimedOut,
+    Variable,
+    as_completed,
+    wait,
+)  # fmt: skip
 
 
 def blobs(client: Client) -> list[str]:
@@ -52,3 +68,90 @@ def test_results_that_only_tasks_passed_on_are_freed(client: Client) -> None:
     assert last.result(timeout=20)[0] == 5
     del last
     assert soon_empty(client)
+
+
+def regions(client: Client) -> Counter[int]:
+    """How many records there are of each region."""
+    return client.host.read(lambda txn: Counter(key[0] for key, _ in txn.scan(b"")))
+
+
+def everything(client: Client, number: int) -> None:
+    """A round of all there is, each thing under a name of its own, and dropped at any time."""
+    name = f"round {number}"
+    with Lock(name):
+        assert not Lock(name).acquire(timeout=0.001)
+    event, variable, sub, pub = Event(name), Variable(name), Sub(name), Pub(name)
+    event.set()
+    event.clear()
+    assert not event.wait(0.001)
+    variable.set([client.submit(abs, -number), client.scatter(number)])
+    assert [future.result() for future in variable.get()] == [number, number]
+    variable.delete()
+    with suppress(TimedOut):
+        variable.get(timeout=0.001)
+    for value in (1, client.submit(abs, -1), np.zeros(20_000)):
+        pub.put(value)
+    sub.get(timeout=5)
+    sub.close()
+    slow = client.submit(time.sleep, 0.002)
+    chain = [client.submit(lambda x, y: x, number, slow) for _ in range(3)]
+    deep = client.submit(abs, client.submit(abs, chain[0]))
+    failed = client.submit(lambda x: 1 // 0, chain[1])
+    if number % 3:
+        wait([deep, failed])
+        assert isinstance(failed.exception(), ZeroDivisionError)
+    elif number % 2:
+        client.cancel([slow, deep])
+    sum(client.gather(list(as_completed(client.map(abs, range(30))))))
+
+
+def test_no_record_is_left_of_what_was_used_and_dropped(client: Client) -> None:
+    everything(client, 0)
+    client.submit(abs, -1).result()
+    before = regions(client)
+    for number in range(1, 100):
+        everything(client, number)
+
+    def left() -> Counter[int]:
+        client.host.settle()
+        return regions(client) - before
+
+    assert eventually(lambda: sum(left().values()) < 5), left()
+    assert soon_empty(client)
+
+
+def test_thousands_of_subscriptions_dropped_at_once_go_in_portions(hall: Hall) -> None:
+    subs = [Sub(number + 1, hall=hall) for number in range(60_000)]
+    del subs
+    Variable("v", hall=hall).set(1)
+    assert Variable("v", hall=hall).get() == 1
+    hall.host.settle()
+    assert not hall.host._deferred
+
+
+def test_closing_a_subscription_ends_the_wait_of_another_thread(hall: Hall) -> None:
+    sub, ended = Sub("s", hall=hall), []
+
+    def get() -> None:
+        with suppress(Misuse):
+            sub.get(timeout=30)
+        ended.append(True)
+
+    thread = threading.Thread(target=get)
+    thread.start()
+    time.sleep(0.1)
+    sub.close()
+    thread.join(10)
+    assert ended
+
+
+def test_a_large_function_goes_with_its_task(client: Client) -> None:
+    def pages() -> int:
+        return sum(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("Shmem:"))
+
+    before = pages()
+    for number in range(10):
+        array = np.full(5_000_000, number)
+        assert client.submit(lambda array=array: int(array[-1])).result() == number
+    assert soon_empty(client)
+    assert eventually(lambda: pages() - before < 200_000), "of 400 MB"

@@ -66,6 +66,7 @@ class EmbeddedHost:
         self._is_nudged = False
         self._mark = forks.NO_MARK
         self._is_joining = False
+        self._is_flushing = False
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self._join()
@@ -131,7 +132,8 @@ class EmbeddedHost:
     def _before_op(self) -> None:
         """In a forked child: a session of its own comes first. Else what was deferred."""
         if self._mark[0]:
-            self.flush()
+            if not self._is_flushing:
+                self.flush()
         elif not self._is_joining:
             self.rejoin()
 
@@ -156,11 +158,14 @@ class EmbeddedHost:
         batch, dropped = _taken(self._deferred), _taken(self._dropped)
         if dropped:
             batch.append((sessions.release_for, self._session, dropped))
+        self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
         try:
             if batch:
                 self.transact(_run_all, batch)
         except StoreFull:
             self._deferred.extend(batch)
+        finally:
+            self._is_flushing = False
         self._ask_to_flush()
 
     def settle(self) -> None:
@@ -180,6 +185,7 @@ class EmbeddedHost:
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
+        self._is_flushing = False
         self.nudge = None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):

@@ -155,6 +155,8 @@ def claim(
             found = values.look(txn, oid)
             if found is None or found.state != PENDING:
                 stale += txn.delete(key)
+                if found is None:
+                    _forget(txn, oid)
                 continue
             recipe = RECIPE.unpack(found.data)
             if recipe.deaths:  # Run alone, so that the next death is certainly its own.
@@ -248,6 +250,7 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
         if before is None:
             if end.blob:
                 txn.unlink(end.blob)
+            _forget(txn, end.oid)
             continue
         spent += before.uses
         if not before.is_watched:
@@ -256,7 +259,10 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
             txn.delete(key)
             oid = key[1 + len(end.oid) :]
             found = values.look(txn, oid)
-            if found is None or found.state != PENDING:
+            if found is None:
+                _forget(txn, oid)
+                continue
+            if found.state != PENDING:
                 continue
             if end.state != FINISHED:
                 todo.append(Done(oid, end.state, end.data))
@@ -269,6 +275,16 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 _put_back(txn, oid, found, recipe)
     if spent:
         values.release(txn, spent)
+
+
+def _forget(txn: Txn, oid: bytes) -> None:
+    """A task that is gone is waited for by none: what depended on it went before it."""
+    gone = [oid]
+    while gone:
+        oid = gone.pop()
+        for key, _ in txn.scan(DEPENDENTS + oid):
+            txn.delete(key)
+            gone.append(key[1 + len(oid) :])
 
 
 def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
