@@ -52,7 +52,9 @@ def unsubscribe(txn: Txn, name: bytes, subscriber: bytes, session: int) -> None:
         return
     txn.delete(SUBSCRIBED + pack_id(session) + name + subscriber)
     topic = look(txn, name)
-    _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1, topic.is_awaited))
+    if topic.is_awaited:  # Among others by a thread with this very subscription, perhaps.
+        waiters.unpark_all(txn, TOPICS + name)
+    _trim(txn, name, Topic(topic.first, topic.end, topic.subscribers - 1))
 
 
 def publish(txn: Txn, name: bytes, messages: Sequence[bytes]) -> int:
@@ -118,7 +120,10 @@ def _trim(txn: Txn, name: bytes, topic: Topic) -> None:
             txn.delete(key)
             if uses := values.uses_of(data):
                 values.release(txn, uses)
-    txn.put(TOPICS + name, TOPIC.pack(Topic(keep, topic.end, topic.subscribers, topic.is_awaited)))
+    if topic.subscribers:
+        txn.put(TOPICS + name, TOPIC.pack(Topic(keep, topic.end, topic.subscribers, topic.is_awaited)))
+    else:
+        txn.delete(TOPICS + name)
 
 
 def bury(txn: Txn, session: int) -> None:

@@ -132,6 +132,9 @@ class Sub(Handle):
             host = self._given
             if host is not None and self._session == host._session:  # In a forked child it is the parent's.
                 host.defer(topic.unsubscribe, self._key, self._id, self._session)
+                if unread := tuple(use for message in self._fetched for use in values.uses_of(message)):
+                    host.defer(values.release_for, self._session, unread)
+                self._fetched.clear()
 
     def __del__(self) -> None:
         if hasattr(self, "_is_open"):
