@@ -62,9 +62,13 @@ class _Area:
         if self.at in (None, _FAILED):
             self.at = 0
 
+    def give_back(self) -> None:
+        at, self.at = self.at, 0
+        if at:
+            self._libc.munmap(at, self._size)
+
     def __del__(self) -> None:
-        if self.at:
-            self._libc.munmap(self.at, self._size)
+        self.give_back()
 
 
 def _copy_in_two(libc: ctypes.CDLL, area: _Area, base: int, buffer: memoryview, size: int) -> bool:
@@ -92,4 +96,5 @@ def _copy_in_two(libc: ctypes.CDLL, area: _Area, base: int, buffer: memoryview, 
     except BaseException:
         failed.append(size)
         raise
+    area.give_back()  # Not left to __del__: it takes milliseconds, and Python ignores Ctrl-C in a finalizer.
     return not failed
