@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from guildhall import Client, Future, Misuse, Unpicklable, Variable, as_completed, get_client, wait
+from guildhall import Client, Future, Misuse, TimedOut, Unpicklable, Variable, as_completed, get_client, wait
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,38 @@ def test_cancelling_reaches_the_hall_of_each_future(client: Client, other: Clien
 
 def test_the_client_in_a_task_knows_how_many_work(client: Client) -> None:
     assert client.submit(lambda: get_client().ncores()).result() == 2
+
+
+def test_a_cell_run_again_attaches_to_the_cluster_that_it_started_and_the_last_one_ends_it() -> None:
+    first = Client()
+    second = Client()
+    try:
+        assert second.cluster is first.cluster
+        first.close()
+        assert second.submit(abs, -1).result() == 1
+        Variable("v").set(1)
+    finally:
+        second.close()
+    assert not second.cluster._is_open
+    with Client() as third:
+        assert third.cluster is not second.cluster
+        assert third.submit(abs, -1).result() == 1
+
+
+def test_a_client_with_arguments_has_its_own_cluster_except_at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(n_workers=1) as first:
+        with Client(n_workers=1) as second:
+            assert second.cluster is not first.cluster
+        monkeypatch.setattr(builtins, "get_ipython", lambda: None, raising=False)
+        with Client(n_workers=1) as third, Client(n_workers=2) as fourth:
+            assert third.cluster is first.cluster is not fourth.cluster
+        assert first.submit(abs, -1).result() == 1
+
+
+def test_closing_the_older_of_two_clients_leaves_the_newer_as_the_default() -> None:
+    with Client() as first, Client(n_workers=1), Client() as third:
+        third.close()
+        assert Client.current().cluster is not first.cluster
+        Variable("v").set(1)
+        with pytest.raises(TimedOut):
+            Variable("v", client=first).get(timeout=0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -367,3 +368,27 @@ def test_a_mount_point_of_any_bytes_is_known_by_its_file_system(tmp_path: Path) 
             assert embedded.filesystem(str(point / "deep")) == "ramfs"
         finally:
             subprocess.run(["umount", "-R", str(point)], check=True)
+
+
+def test_a_path_object_is_a_path_also_without_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with guildhall.open(Path("state")) as hall:
+        assert hall.path == str(tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", ["jobs", None])
+def test_a_hall_in_memory_does_not_promise_to_be_durable(name: str | None) -> None:
+    with pytest.raises(Misuse, match="give a path such as"):
+        guildhall.open(name, durable=True)
+
+
+@pytest.mark.parametrize(("age_ns", "stays"), [(0, True), (embedded.MAKING_NS * 2, False)])
+def test_an_empty_private_hall_goes_though_a_process_has_its_makers_number_again(
+    age_ns: int, stays: bool, home: Path
+) -> None:
+    with guildhall.open("other") as hall:
+        root = Path(hall.path).parent
+    left = root / f"private-{os.getpid()}-{time.time_ns() - age_ns:x}"
+    embedded.open_hall(str(left)).close()
+    with guildhall.open():
+        assert left.exists() == stays

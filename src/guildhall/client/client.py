@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import html
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Self
@@ -63,6 +65,10 @@ class LocalCluster:
                 self.pool.close()
                 self.host.close()
 
+    def is_ours(self) -> bool:
+        """Whether it is open, and was started by this process rather than by its parent."""
+        return self._is_open and self.host._pid == os.getpid()
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,17 +80,30 @@ class LocalCluster:
 
 
 class Client:
-    """Runs functions in worker processes. `Client()` starts a `LocalCluster`; a context manager."""
+    """Runs functions in worker processes. `Client()` starts a `LocalCluster`; a context manager.
+
+    `Client()` while another one is open attaches to the cluster that it started, and in an interactive session so does
+    a call with the same arguments: a cell of a notebook can be run again. The cluster ends with the last of them.
+    """
 
     def __init__(self, cluster: LocalCluster | None = None, *, n_workers: int | None = None, **options: Any) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
             raise WrongType(f"Client: expected a LocalCluster or nothing, got {type(cluster).__name__}")
-        self._owns = cluster is None
-        self.cluster = cluster if cluster is not None else LocalCluster(n_workers, **options)
+        self._asked = None if cluster is not None else {"n_workers": n_workers, **options}
+        self.cluster = cluster or self._started_before() or LocalCluster(n_workers, **options)
         self.host = self.cluster.host
         self._is_open = True
         current.add_default(self.host)
         _clients.append(self)
+
+    def _started_before(self) -> LocalCluster | None:
+        """The cluster that a call like this one started."""
+        is_plain = self._asked == {"n_workers": None}
+        is_interactive = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
+        if not is_plain and not is_interactive:
+            return None
+        alike = (client.cluster for client in reversed(_clients) if client._asked == self._asked)
+        return next((cluster for cluster in alike if cluster.is_ours()), None)
 
     @classmethod
     def current(cls) -> Client:
@@ -188,7 +207,7 @@ class Client:
             self._is_open = False
             _clients.remove(self)
             current.remove_default(self.host)
-            if self._owns:
+            if self._asked is not None and not any(c._asked and c.cluster is self.cluster for c in _clients):
                 self.cluster.close()
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .. import deadline
 from ..deadline import Timeout
 from ..engine.local import failures, payload, tasks
-from ..errors import KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
+from ..errors import HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -123,6 +123,8 @@ class Future:
             if not found.uses and not found.blob:
                 return pickle.loads(found.data)
             return payload.decode(self._host, found.data)
+        except HallDamaged:
+            raise
         except Exception as broken:
             raise Unpicklable(
                 f"task {self.key}: its result is there but cannot be read here: {broken!r}; "

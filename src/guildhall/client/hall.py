@@ -51,15 +51,21 @@ class Hall:
 def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -> Hall:
     """The hall of that name ("jobs": in shared memory) or at that path ("./state": on disk); made if it is not there.
 
-    None opens a private hall, gone with its last member. `durable=True`: every commit is on disk before the call
-    returns. Raises HallRefused for a directory that is not safe to use, StoreFull when there is no room.
+    A `pathlib.Path` is always a path. None opens a private hall, gone with its last member. `durable=True`, of a hall
+    at a path: every commit is on disk before the call returns. Raises HallRefused for a directory that is not safe to
+    use, StoreFull when there is no room.
     """
+    is_path = isinstance(name, os.PathLike) or (isinstance(name, str) and "/" in name)
+    if durable and not is_path:
+        raise Misuse(
+            f"hall {name!r:.60}: it lives in memory; for durable=True give a path such as './{name or 'state'}'"
+        )
     if name is None:
         return Hall(open_hall(private_directory(), estates=(tasks.bury,), is_private=True))
     text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
-    if "/" in text:
+    if is_path:
         return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))
     if text.startswith((".", "private-")) or len(text) > 100:
         raise Misuse(

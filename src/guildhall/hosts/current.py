@@ -26,7 +26,8 @@ def add_default(host: EmbeddedHost, *, is_last_choice: bool = False) -> None:
 
 def remove_default(host: EmbeddedHost) -> None:
     """It is meant no more; the one before it is."""
-    _defaults.remove(host)
+    last = len(_defaults) - 1 - _defaults[::-1].index(host)
+    del _defaults[last]
     _choose()
 
 

@@ -38,6 +38,8 @@ MAX_DROPPED = 64
 """References that were let go are told when there are more than this, before a wait, and before a blob is written."""
 LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
+MAKING_NS = 3600 * 10**9
+"""A private hall that nobody is in is left alone this long if its maker may be alive: stopped, perhaps."""
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
 _MEMORY = {"tmpfs", "ramfs"}
 
@@ -273,11 +275,14 @@ class EmbeddedHost:
             sessions.bury(txn, number, 0, self._estates, deadline.now())
 
     def _sweep_traces(self, number: int) -> None:
-        """Remove the bells of a dead session."""
+        """Remove the bells of a dead session, and the blobs that it did not finish."""
         with suppress(OSError):
             for name in os.listdir(os.path.join(self.directory, "bells")):
                 if name.startswith(f"{number}."):
                     os.unlink(os.path.join(self.directory, "bells", name))
+            for name in os.listdir(os.path.join(self.directory, "blobs")):
+                if name.startswith(f"{number}-") and self.read(sessions.is_litter, name):
+                    self.remove_blob(name)
 
     def new_object(self) -> bytes:
         """A fresh object id."""
@@ -570,11 +575,17 @@ def sweep(root: str) -> None:
         path = os.path.join(root, name)
         if name.startswith(".gone-") or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
             _erase(path)
-        elif name.startswith("private-") and not _is_running(name.split("-")[1]):
+        elif name.startswith("private-") and not _is_being_made(name):
             mine = any(host.directory == path for host in list(_hosts.values()))
             with suppress(OSError):
                 if not mine:
                     remove_unused(path)
+
+
+def _is_being_made(name: str) -> bool:
+    """Whether the maker of a private hall may not be in it yet; not for long, as its number is used again."""
+    _, pid, made_ns = name.split("-")
+    return _is_running(pid) and time.time_ns() - int(made_ns, 16) < MAKING_NS
 
 
 def _is_running(pid: str) -> bool:

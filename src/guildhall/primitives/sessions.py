@@ -12,6 +12,7 @@ from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
 from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, waiters
+from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
 

@@ -95,6 +95,12 @@ def lay(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] =
     txn.put(OBJECTS + oid, _pack_object(Object(state, 1, 1, data, uses, blob)))
 
 
+def is_litter(txn: Txn, blob: str) -> bool:
+    """Whether the blob, whose writer is dead, belongs to nobody: its object is gone, or never got it."""
+    found = look(txn, bytes.fromhex(blob.rpartition("-")[2]))
+    return found is None or found.blob != blob
+
+
 def look(txn: Txn, oid: bytes) -> Object | None:
     data = txn.get(OBJECTS + oid)
     return None if data is None else _unpack_object(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import pickle
 from collections.abc import Sequence
@@ -11,27 +10,29 @@ from typing import Any
 
 import msgspec
 
-from ...errors import StoreFull
+from ...errors import HallDamaged, StoreFull
 from ...hosts.embedded import EmbeddedHost
-from . import hugepages
+from . import hugepages, mapping
 
 ALIGN = 64
 BLOB = b"B"
 _numbers = itertools.count(1)
 
 
-def write(host: EmbeddedHost, pickled: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[bytes, str]:
-    """Place a value. Returns what to store for it and the blob's name; raises StoreFull if there is room nowhere.
+def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[bytes, str]:
+    """Place the value of an object. Returns what to store for it and the blob's name; raises StoreFull if there is
+    room nowhere.
 
-    When the hall has no room, the blob is a link to a file in the temporary directory. The link is there before the
-    file is: so whoever removes the hall finds every file that belongs to it.
+    The name says who writes it and for which object: so whoever buries a writer finds what it left unfinished. When
+    the hall has no room, the blob is a link to a file in the temporary directory. The link is there before the file
+    is: so whoever removes the hall finds every file that belongs to it.
     """
     host.settle()  # Room first: what was let go may be as large.
     import tempfile
     import uuid
 
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
-    name = f"{host.session}-{next(_numbers)}"
+    name = f"{host.session}-{next(_numbers)}-{oid.hex()}"
     path = host.blob_path(name)
     spill = os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{uuid.uuid4().hex}")
     for place in (path, spill):
@@ -83,9 +84,10 @@ def read(host: EmbeddedHost, data: bytes) -> Any:
     blob, sizes = msgspec.msgpack.decode(data[1:])
     fd = os.open(host.blob_path(blob), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        mapped = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        view = mapping.private(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
-    view = memoryview(mapped)
     parts = [view[at : at + size] for size, at in zip(sizes, _places(sizes), strict=True)]
+    if len(parts[-1]) != sizes[-1]:
+        raise HallDamaged(f"hall {host.directory}: blob {blob} is cut short; scatter or compute its value anew")
     return pickle.loads(parts[0], buffers=parts[1:])

@@ -12,21 +12,12 @@ import mmap
 import os
 import threading
 
+from .mapping import BOTH, Area, libc
+
 HUGE = 2 << 20
 WORTH_BYTES = 8 << 20
 _MADV_COLLAPSE = 25
 _MAP_FIXED = 0x10
-_FAILED = ctypes.c_void_p(-1).value
-
-
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    libc.memmove.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    return libc
 
 
 def copy(fd: int, buffer: memoryview, at: int) -> bool:
@@ -43,35 +34,14 @@ def copy(fd: int, buffer: memoryview, at: int) -> bool:
             os.pwrite(fd, b"\0", place)
     except OSError:
         return False
-    libc = _libc()
-    area = _Area(libc, size + HUGE)
+    area = Area(size + HUGE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     base = -(-area.at // HUGE) * HUGE
-    both = mmap.PROT_READ | mmap.PROT_WRITE
-    if not area.at or libc.mmap(base, size, both, mmap.MAP_SHARED | _MAP_FIXED, fd, at) != base:
+    if not area.at or libc().mmap(base, size, BOTH, mmap.MAP_SHARED | _MAP_FIXED, fd, at) != base:
         return False
-    return _copy_in_two(libc, area, base, buffer, size)
+    return _copy_in_two(area, base, buffer, size)
 
 
-class _Area:
-    """A piece of the address space, given back when nobody refers to it any more."""
-
-    def __init__(self, libc: ctypes.CDLL, size: int) -> None:
-        self._libc = libc
-        self._size = size
-        self.at = libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-        if self.at in (None, _FAILED):
-            self.at = 0
-
-    def give_back(self) -> None:
-        at, self.at = self.at, 0
-        if at:
-            self._libc.munmap(at, self._size)
-
-    def __del__(self) -> None:
-        self.give_back()
-
-
-def _copy_in_two(libc: ctypes.CDLL, area: _Area, base: int, buffer: memoryview, size: int) -> bool:
+def _copy_in_two(area: Area, base: int, buffer: memoryview, size: int) -> bool:
     """Collapse and fill, half of it in a second thread: neither holds the interpreter's lock.
 
     Each keeps the area and the buffer: after Ctrl-C the other may still be copying.
@@ -79,13 +49,13 @@ def _copy_in_two(libc: ctypes.CDLL, area: _Area, base: int, buffer: memoryview, 
     source = ctypes.c_char.from_buffer(buffer)
     failed: list[int] = []
 
-    def fill(area: _Area, source: ctypes.c_char, start: int, end: int) -> None:
+    def fill(area: Area, source: ctypes.c_char, start: int, end: int) -> None:
         for place in range(start, end, HUGE):
-            if failed or libc.madvise(base + place, HUGE, _MADV_COLLAPSE):
+            if failed or libc().madvise(base + place, HUGE, _MADV_COLLAPSE):
                 failed.append(place)
                 return
             at = ctypes.addressof(source) + place
-            libc.memmove(base + place, at, min(HUGE, buffer.nbytes - place))
+            libc().memmove(base + place, at, min(HUGE, buffer.nbytes - place))
 
     half = size // HUGE // 2 * HUGE
     other = threading.Thread(target=fill, args=(area, source, half, size))

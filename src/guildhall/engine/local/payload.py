@@ -75,24 +75,25 @@ def load_ahead() -> None:
     import cloudpickle  # noqa: F401
 
 
-def encode(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
-    """A value as an object's (data, uses, blob)."""
+def encode(host: EmbeddedHost, oid: bytes, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
+    """The value of the object as its (data, uses, blob)."""
     data, buffers, uses = pickled(host, value, what)
     size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
     if size <= INLINE_BYTES:
         if buffers:
             data = cloudpickled(value)
         return data, uses, ""
-    stored, blob = blobs.write(host, data, buffers)
+    stored, blob = blobs.write(host, oid, data, buffers)
     return stored, uses, blob
 
 
 def inline(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
     """A value as (data, uses, objects to release once it is stored): a large one is placed, and `data` refers to it."""
-    data, uses, blob = encode(host, value, what)
+    oid = host.new_object()
+    data, uses, blob = encode(host, oid, value, what)
     if not blob:
         return data, uses, ()
-    oid = _make(host, data, uses, blob)
+    _make(host, oid, data, uses, blob)
     return REFERENCE + oid, (oid,), (oid,)
 
 
@@ -104,18 +105,18 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes
 
 def place(host: EmbeddedHost, value: Any, what: str) -> bytes:
     """A value as an object of its own, held once by this session."""
-    return _make(host, *encode(host, value, what))
-
-
-def _make(host: EmbeddedHost, data: bytes, uses: tuple[bytes, ...], blob: str) -> bytes:
     oid = host.new_object()
+    _make(host, oid, *encode(host, oid, value, what))
+    return oid
+
+
+def _make(host: EmbeddedHost, oid: bytes, data: bytes, uses: tuple[bytes, ...], blob: str) -> None:
     try:
         host.transact(values.make, oid, FINISHED, data, uses, blob)
     except BaseException:
         if blob:
             host.remove_blob(blob)  # Nobody else knows of it.
         raise
-    return oid
 
 
 def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any:

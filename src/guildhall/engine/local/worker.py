@@ -147,7 +147,7 @@ def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
     try:
         args, kwargs = _arguments(host, recipe)
         result = _call(host, recipe, args, kwargs)
-        data, uses, blob = payload.encode(host, result, f"the result of task {recipe.name}")
+        data, uses, blob = payload.encode(host, oid, result, f"the result of task {recipe.name}")
         if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
             host.transact(values.hold_for, host.session, uses)
         return Done(oid, FINISHED, data, uses, blob)
