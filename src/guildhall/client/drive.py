@@ -34,7 +34,14 @@ class Pause(NamedTuple):
     bell: Bell | None = None
 
 
-Flow = Generator[Pause, None, T]
+class Glance(NamedTuple):
+    """Before a first pause: a thread looks for a moment whether the waiter is granted, and says so if it is."""
+
+    waiter: Waiter
+    left_s: float | None
+
+
+Flow = Generator[Pause | Glance, bool | None, T]
 
 
 class Late:
@@ -68,7 +75,8 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            while not host.read(waiters.is_granted, waiter):
+            is_granted = yield Glance(waiter, deadline.left(until))
+            while not is_granted and not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
@@ -87,14 +95,17 @@ def waiting(
 def run(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from a thread."""
     sleeper = _Sleeper(host)
+    is_granted: bool | None = None
     try:
         while True:
             try:
-                pause = next(flow)
+                pause = flow.send(is_granted)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                sleeper.pause(pause)
+                is_granted = isinstance(pause, Glance) and sleeper.glance(pause)
+                if isinstance(pause, Pause):
+                    sleeper.pause(pause)
             except BaseException as error:
                 flow.throw(error)
     finally:
@@ -102,7 +113,7 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
 
 
 class _Sleeper:
-    """A thread that waits: it looks for a moment, then hangs its bell and sleeps."""
+    """A thread that waits: it hangs its bell and sleeps."""
 
     def __init__(self, host: EmbeddedHost) -> None:
         self._host = host
@@ -110,18 +121,19 @@ class _Sleeper:
         self._armed: Waiter | None = None
         self._go_on: Callable[[], None] | None = None
 
+    def glance(self, glance: Glance) -> bool:
+        self._host.flush()
+        return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
+
     def pause(self, pause: Pause) -> None:
-        bell = pause.bell or self._arm(pause.waiter, pause.left_s)
+        bell = pause.bell or self._arm(pause.waiter)
         if bell is not None:
             self._sleep(bell, pause.left_s)
 
-    def _arm(self, waiter: Waiter | None, left_s: float | None) -> Bell | None:
+    def _arm(self, waiter: Waiter | None) -> Bell | None:
         """The bell that rings for the waiter; None if it is granted."""
         assert waiter is not None, "a pause has a waiter or a bell"
         if self._armed != waiter:
-            self._host.flush()
-            if self._host.look(left_s, waiters.is_granted, waiter):
-                return None
             self._bell = self._bell or self._host.bell()
             if not self._host.transact(waiters.arm, waiter, self._bell.number):
                 return None
@@ -155,9 +167,12 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     try:
         while True:
             try:
-                waiter, left_s, _ = next(flow)
+                pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+            if isinstance(pause, Glance):
+                continue  # A coroutine does not hold up its loop.
+            waiter, left_s, _ = pause
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:

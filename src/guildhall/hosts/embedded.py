@@ -157,6 +157,8 @@ class EmbeddedHost:
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction. In a full store it stays deferred."""
+        if not self._deferred and not self._dropped:
+            return
         batch, dropped = _taken(self._deferred), _taken(self._dropped)
         if dropped:
             batch.append((sessions.release_for, self._session, dropped))
@@ -240,8 +242,7 @@ class EmbeddedHost:
     def sleep(self, bell: Bell, timeout_s: float | None) -> None:
         """Sleep until rung, somebody died, or it is time to look again."""
         self.follow()
-        if self._deferred or self._dropped:
-            self.flush()
+        self.flush()
         limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
         began = time.monotonic()
         if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
