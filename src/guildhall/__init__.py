@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
     from .client.hall import open as open
+    from .client.handles import Counter as Counter
     from .client.handles import Event as Event
     from .client.handles import Lock as Lock
     from .client.handles import MultiLock as MultiLock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
+    from .client.handles import Watch as Watch
     from .errors import Broken as Broken
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
@@ -56,6 +58,7 @@ _HOMES = {
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
+        "Counter", "Watch",
     ),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from . import deadline
 from .client import drive, handles
+from .client.handles.change import Change
 from .client.handles.held import give_up
 from .client.handles.rlock import owner_numbers
+from .client.handles.variable import ANY
+from .client.handles.watch import CLOSED
 from .deadline import Timeout
 from .engine.local import payload
 from .errors import Misuse, TimedOut
@@ -19,6 +24,7 @@ from .primitives import rwlock, values
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
+    "Counter", "Watch",
 ]  # fmt: skip
 
 
@@ -42,6 +48,88 @@ class Variable(handles.Variable):
 
     async def delete(self) -> None:  # type: ignore[override]
         super().delete()
+
+    async def update(self, fn: Callable[[Any], Any], timeout: Timeout = None) -> Any:
+        """As there; `fn` may also be a coroutine function. Another one keeps the event loop for as long as it runs."""
+        host = self._host
+        with self._change(host, fn, timeout) as change:
+            while True:
+                now = await drive.arun(host, change.read_flow(awaits_set=True))
+                new = await _awaited(fn(now.value))
+                if change.swap(new):
+                    return new
+
+    async def compare_and_set(  # type: ignore[override]
+        self, expected: Any = ANY, new: Any = ANY, *, expected_version: int | None = None, timeout: Timeout = None
+    ) -> bool:
+        compare = self._comparison(expected, new, expected_version)
+        host = self._host
+        with Change(self, host, deadline.seconds(timeout)) as change:
+            while compare(await drive.arun(host, change.read_flow(awaits_set=False))):
+                if change.swap(new):
+                    return True
+            return False
+
+    def watch(self, timeout: Timeout = None) -> Watch:
+        return Watch(self, timeout)
+
+    async def wait_for(self, predicate: Callable[[Any], Any], timeout: Timeout = None) -> Any:
+        """As there; the predicate may also be a coroutine function."""
+        timeout_s = self._seconds_for(predicate, timeout)
+        until, host = deadline.after(timeout_s), self._host
+        watch = Watch(self)
+        while True:
+            try:
+                now = await drive.arun(host, watch._newer_flow(host, deadline.left(until)))
+            except TimedOut:
+                raise self._unsatisfied(timeout_s) from None
+            if await _awaited(predicate(value := watch._given(now))):
+                return value
+
+
+async def _awaited(answer: Any) -> Any:
+    """What the user's function answered, or what its coroutine did. A Future is an answer."""
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+class Watch(handles.Watch):
+    """As `guildhall.Watch`; iterate with `async for`."""
+
+    async def get(self, timeout: Timeout = None) -> Any:
+        host = self._handle._host
+        return self._given(await drive.arun(host, self._newer_flow(host, deadline.seconds(timeout))))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        host = self._handle._host
+        now = await drive.arun(host, self._newer_flow(host, self._timeout_s))
+        if now is CLOSED:
+            raise StopAsyncIteration
+        return self._given(now)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Counter(handles.Counter):
+    """As `guildhall.Counter`."""
+
+    async def add(self, n: int = 1) -> int:  # type: ignore[override]
+        return super().add(n)
+
+    async def get(self) -> int:  # type: ignore[override]
+        return super().get()
+
+    async def set(self, value: int) -> None:  # type: ignore[override]
+        super().set(value)
+
+    async def reset(self) -> int:  # type: ignore[override]
+        return super().reset()
 
 
 class Event(handles.Event):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, waiters
+from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, variable, waiters
 from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
@@ -84,6 +84,7 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), 
     multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
     topic.bury(txn, session)
+    variable.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)
     values.bury(txn, session)

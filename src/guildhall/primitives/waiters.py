@@ -147,6 +147,22 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
     return True
 
 
+def dismiss(txn: Txn, waiter: Waiter) -> None:
+    """Take the waiter out of its line and wake it, granted nothing. Harmless if it stands in none."""
+    data = txn.get(_wait_key(waiter.session, waiter.number))
+    wait = None if data is None else _WAIT.unpack(data)
+    line = None if wait is None else txn.get(LINES + wait.place + wait.ticket)
+    if line is not None:
+        withdraw(txn, waiter)
+        if bell := _IN_LINE.unpack(line).bell:
+            txn.wake(Waiter(waiter.session, waiter.number, bell))
+
+
+def count(txn: Txn, place: bytes) -> int:
+    """How many stand in line at the place."""
+    return sum(1 for _ in txn.scan(LINES + place))
+
+
 def withdraw_all(txn: Txn, many: Iterable[Waiter]) -> None:
     """Leave every line."""
     for waiter in many:

@@ -3,6 +3,7 @@
 Each blocking method has its flow (`_flow` in the name), which `guildhall.aio` runs too.
 """
 
+from .counter import Counter
 from .event import Event
 from .lock import Lock
 from .multilock import MultiLock
@@ -12,8 +13,10 @@ from .rwlock import RWLock
 from .semaphore import Semaphore
 from .topic import Pub, Sub
 from .variable import Variable
+from .watch import Watch
 
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
+    "Counter", "Watch",
 ]  # fmt: skip

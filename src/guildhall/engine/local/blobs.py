@@ -91,3 +91,8 @@ def read(host: EmbeddedHost, data: bytes) -> Any:
     if len(parts[-1]) != sizes[-1]:
         raise HallDamaged(f"hall {host.directory}: blob {blob} is cut short; scatter or compute its value anew")
     return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def size_bytes(data: bytes) -> int:
+    """How large the value is, without a look at its file."""
+    return sum(msgspec.msgpack.decode(data[1:])[1])
