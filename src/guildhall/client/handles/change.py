@@ -70,11 +70,10 @@ class Change:
 
     def read_flow(self, *, awaits_set: bool) -> Flow[Now]:
         """The newest value; if it must not be beaten any more, at our turn. Unset: waits, or answers version 0."""
-        if self._tries:
-            if deadline.left(self._until) == 0:
-                raise self._beaten()
-            if self._tries >= FREE_TRIES and not self._ticket:
-                yield from self._turn_flow()
+        if self._tries and deadline.left(self._until) == 0:
+            raise self._beaten()
+        if self._tries >= FREE_TRIES and not self._ticket:
+            yield from self._turn_flow()
         self._tries += 1
         while (now := self._handle._now(self._host)) is None and awaits_set:
             self._give_up_turn()  # Whoever is to set the first value may need it.
