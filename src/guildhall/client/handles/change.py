@@ -28,6 +28,59 @@ _around: ContextVar[tuple[weakref.ref[Change], ...]] = ContextVar("guildhall_cha
 """The changes whose function runs here, outermost first. Weak: one that Ctrl-C tore down must not stay."""
 
 
+class Turn:
+    """The turn of one change, from the moment it is asked for until `end`. One that is dropped is given up."""
+
+    def __init__(self, host: EmbeddedHost, key: bytes) -> None:
+        self._host = host
+        self.whose = key, host.session, next(_tickets)
+        # For Ctrl-C just before `end`. Not by `__del__`, which runs every time, and where Ctrl-C itself would be lost.
+        self._if_dropped = weakref.finalize(self, _give_up, host, *self.whose)
+        self._if_dropped.atexit = False
+
+    def take_flow(self, timeout_s: float | None) -> Flow[bool]:
+        """True once it is ours, False if that took too long."""
+        host, whose = self._host, self.whose
+
+        def is_ours(waiter: Waiter) -> Any:
+            return True if host.read(variable.has_turn, *whose) else BUSY
+
+        answer = yield from drive.waiting(
+            host,
+            lambda waiter: host.transact(variable.take_turn, *whose, waiter),
+            is_ours,
+            lambda waiter: host.transact(variable.withdraw_turn, *whose, waiter),
+            timeout_s,
+        )
+        return answer is not LATE
+
+    def finish(self, seen: int, stored: bytes) -> bool:
+        """Change the value in the turn and end it. False in a child that was forked in it: it is its parent's."""
+        is_finished = self._host.session == self.whose[1] and self._host.transact(
+            variable.finish, *self.whose, seen, stored
+        )
+        self._if_dropped.detach()
+        return is_finished
+
+    def end(self) -> None:
+        """Give it up, if it is ours still; the next in line has it."""
+        if self._if_dropped.alive and self._host.session == self.whose[1]:
+            try:
+                self._host.transact(variable.end_turn, *self.whose)
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C: whether it is ended already or not, it is ended now.
+                self._host.transact(variable.end_turn, *self.whose)
+                raise
+        self._if_dropped.detach()
+
+
+def _give_up(host: EmbeddedHost, key: bytes, session: int, ticket: int) -> None:
+    """What is left to do for a turn that was dropped. In a forked child it is its parent's."""
+    if host._session == session:
+        host.defer(variable.end_turn, key, session, ticket)
+
+
 class Change:
     """Entered once, then `read_flow` and `swap` until that is true; leaving it gives a turn up."""
 
@@ -37,8 +90,8 @@ class Change:
         self._timeout_s = timeout_s
         self._until = deadline.after(timeout_s)
         self._tries = 0
-        self._session = 0
-        self._ticket = 0  # Not 0 while it is our turn, or may be.
+        self._is_held_back = False  # By somebody who has the turn: then we stand in line behind.
+        self._turn: Turn | None = None
         self._seen = 0
         self._is_open = False
 
@@ -57,26 +110,24 @@ class Change:
     def __exit__(self, *exc: object) -> None:
         self._is_open = False
         _around.set(self._before)
-        self._give_up_turn()
+        self._end_turn()
 
-    def __del__(self) -> None:
-        if self._ticket:  # Ctrl-C in `__exit__`.
-            self._host.defer(variable.end_turn, self._handle._key, self._session, self._ticket)
-
-    def _give_up_turn(self) -> None:
-        if self._ticket:
-            self._host.transact(variable.end_turn, self._handle._key, self._session, self._ticket)
-            self._ticket = 0
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
 
     def read_flow(self, *, awaits_set: bool) -> Flow[Now]:
         """The newest value; if it must not be beaten any more, at our turn. Unset: waits, or answers version 0."""
         if self._tries and deadline.left(self._until) == 0:
-            raise self._beaten()
-        if self._tries >= FREE_TRIES and not self._ticket:
-            yield from self._turn_flow()
+            raise self._late(f"others changed it at each of {self._tries} tries")
+        if self._turn is None and (self._is_held_back or self._tries >= FREE_TRIES):
+            self._turn = Turn(self._host, self._handle._key)
+            if not (yield from self._turn.take_flow(deadline.left(self._until))):
+                raise self._late("its turn to be changed did not come")
         self._tries += 1
         while (now := self._handle._now(self._host)) is None and awaits_set:
-            self._give_up_turn()  # Whoever is to set the first value may need it.
+            self._end_turn()  # Whoever is to set the first value may need it.
             try:
                 yield from self._handle._get_flow(self._host, deadline.left(self._until))
             except TimedOut:
@@ -85,45 +136,21 @@ class Change:
         self._seen = now.version
         return now
 
-    def _turn_flow(self) -> Flow[None]:
-        host, key = self._host, self._handle._key
-        session = self._session = host.session
-        ticket = self._ticket = next(_tickets)
-
-        def has_turn(waiter: Waiter) -> Any:
-            return True if host.read(variable.has_turn, key, session, ticket) else BUSY
-
-        answer = yield from drive.waiting(
-            host,
-            lambda waiter: host.transact(variable.take_turn, key, session, ticket, waiter),
-            has_turn,
-            lambda waiter: host.transact(variable.withdraw_turn, key, session, ticket, waiter),
-            deadline.left(self._until),
-        )
-        if answer is LATE:
-            self._ticket = 0
-            raise self._beaten()
-
     def swap(self, value: Any) -> bool:
         """Set the value in place of the one that was read. False: read again."""
-        host, key = self._host, self._handle._key
+        host = self._host
         stored, spent = self._handle._store(host, value)
         try:
-            if self._ticket:
-                is_done = host.transact(variable.finish, key, host.session, self._ticket, self._seen, stored)
-                self._ticket = 0
-                if is_done:
-                    return True  # If not, we are in a forked child: the turn is its parent's.
-            answer = host.transact(variable.swap, key, self._seen, stored)
+            if self._turn is not None:
+                if self._turn.finish(self._seen, stored):
+                    return True
+                self._turn = None
+            answer = host.transact(variable.swap, self._handle._key, self._seen, stored)
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
-        if answer is BUSY:
-            self._tries = max(self._tries, FREE_TRIES)  # Somebody has the turn: stand in line behind.
+        self._is_held_back = answer is BUSY
         return answer is True
 
-    def _beaten(self) -> TimedOut:
-        return TimedOut(
-            f"variable {self._handle.name!r:.60}: others changed it at each of {self._tries} tries "
-            f"within {self._timeout_s:g} s; nothing was changed"
-        )
+    def _late(self, what: str) -> TimedOut:
+        return TimedOut(f"variable {self._handle.name!r:.60}: {what} within {self._timeout_s:g} s; nothing was changed")
