@@ -8,6 +8,7 @@ from pathlib import Path
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import (
+    counter,
     event,
     lock,
     multilock,
@@ -63,6 +64,9 @@ def everything_at_once() -> set[bytes]:
     run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
     run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
     run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
+    run(variable.await_newer, X, 1 << 30, Waiter(300, 10, 0))
+    run(variable.take_turn, X, 300, 1, None)
+    run(counter.add, X, 1)
     return seen
 
 
