@@ -7,6 +7,7 @@ and 4 processes together.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,19 +79,19 @@ def together(hall: Hall, processes: int, times: int, call: Callable[[], Any]) ->
 
 def watchers(hall: Hall, count: int) -> list[int]:
     """Processes that wait for a change of another variable, as many threads in each as it takes."""
+    other = Variable("other", hall=hall)
     pids = []
     for _ in range(4):
         pid = os.fork()
         if not pid:
-            import threading
-
-            other = Variable("other", hall=hall)
-            for _ in range(count // 4):
-                threading.Thread(target=lambda: other.wait_for(lambda n: n == "end"), daemon=True).start()
-            other.wait_for(lambda n: n == "end")
+            threads = [threading.Thread(target=other.wait_for, args=("end".__eq__,)) for _ in range(count // 4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
             os._exit(0)
         pids.append(pid)
-    while Variable("other", hall=hall).statistics().watchers < count:
+    while other.statistics().watchers < count:
         time.sleep(0.01)
     return pids
 
@@ -109,7 +110,7 @@ def main() -> None:
         Variable("other", hall=hall).set("end")
         for pid in pids:
             os.waitpid(pid, 0)
-        print(f"| us, p50 / p99 | alone | beside {NAMES} names | and {WATCHERS} who watch another variable |")
+        print(f"| us, p50 / p99 | alone | beside {NAMES} names | and {WATCHERS} who watch another |")
         print("| --- | --- | --- | --- |")
         for name, cells in table.items():
             print(f"| {name} | {' | '.join(cells)} |")
