@@ -57,6 +57,23 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
+# -- get --------------------------------------------------------------------------------------------------------------
+
+
+def test_get_keeps_its_time_though_what_is_set_is_deleted_at_once(hall: Hall) -> None:
+    class Fleeting(Variable):
+        """Each time that a wait for the value is over, it is deleted just before we look."""
+
+        def _get_flow(self, host: Any, timeout_s: float | None) -> Any:
+            if timeout_s:
+                time.sleep(min(timeout_s, 0.01))
+                return None
+            return (yield from super()._get_flow(host, timeout_s))
+
+    with pytest.raises(TimedOut, match=r"nothing came within 0\.1 s"):
+        Fleeting("v", hall=hall).get(timeout="100ms")
+
+
 # -- update -----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ... import deadline
 from ...deadline import Timeout
 from ...engine.local import payload
+from ...errors import TimedOut
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import variable, waiters
@@ -39,14 +40,19 @@ class Cell(Handle):
             timeout = deadline.seconds(timeout)
         host = self._given or current.now or host_of(None)
         data = host.read(variable.get, self._key)
-        if data is None:
-            drive.run(host, self._get_flow(host, timeout))
-            return self.get(timeout)
-        return pickle.loads(data) if data[:1] == payload.PICKLE else self._get_held(host, timeout)
+        if data is not None and data[:1] == payload.PICKLE:
+            return pickle.loads(data)
+        return self._await_value(host, timeout)
 
-    def _get_held(self, host: EmbeddedHost, timeout_s: float | None) -> Any:
-        held = host.transact(variable.look_held, self._key, host.session)
-        return self.get(timeout_s) if held is None else payload.unpack(host, held.data)
+    def _await_value(self, host: EmbeddedHost, timeout_s: float | None) -> Any:
+        """One that was set and deleted before we saw it is none: wait again, for what is left of the time."""
+        until = deadline.after(timeout_s)
+        while (now := self._now(host)) is None:
+            try:
+                drive.run(host, self._get_flow(host, deadline.left(until)))
+            except TimedOut:
+                raise self._late(timeout_s) from None
+        return now.value
 
     def _get_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[None]:
         key = self._key

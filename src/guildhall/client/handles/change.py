@@ -23,6 +23,7 @@ from .cell import Cell, Now
 
 FREE_TRIES = 4
 """So often a change is tried without a turn: enough for functions as fast as a commit, few enough for slow ones."""
+NO_TURN = "its turn to be changed did not come"
 _tickets = itertools.count(1)
 _around: ContextVar[tuple[weakref.ref[Change], ...]] = ContextVar("guildhall_change", default=())
 """The changes whose function runs here, outermost first. Weak: one that Ctrl-C tore down must not stay."""
@@ -103,8 +104,8 @@ class Change:
                     f"variable {self._handle.name!r:.60}: changed by a function that runs inside another change of it, "
                     "which would wait for itself; return the new value instead"
                 )
-        self._is_open = True
         _around.set((*self._before, weakref.ref(self)))
+        self._is_open = True  # Last: after Ctrl-C before it, nobody leaves this change, and it must not look entered.
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -120,11 +121,12 @@ class Change:
     def read_flow(self, *, awaits_set: bool) -> Flow[Now]:
         """The newest value; if it must not be beaten any more, at our turn. Unset: waits, or answers version 0."""
         if self._tries and deadline.left(self._until) == 0:
-            raise self._late(f"others changed it at each of {self._tries} tries")
+            why = f"others changed it at each of {self._tries} tries"
+            raise self._late(NO_TURN if self._is_held_back else why)
         if self._turn is None and (self._is_held_back or self._tries >= FREE_TRIES):
             self._turn = Turn(self._host, self._handle._key)
             if not (yield from self._turn.take_flow(deadline.left(self._until))):
-                raise self._late("its turn to be changed did not come")
+                raise self._late(NO_TURN)
         self._tries += 1
         while (now := self._handle._now(self._host)) is None and awaits_set:
             self._end_turn()  # Whoever is to set the first value may need it.
