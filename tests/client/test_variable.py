@@ -7,6 +7,8 @@ import mmap
 import os
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from faults import Child, eventually
 from test_ctrl_c import interrupted, pestered, records
 
 import guildhall
-from guildhall import Client, Event, Hall, Misuse, TimedOut, Unpicklable, Variable, Watch, aio
+from guildhall import Client, Counter, Event, Hall, Misuse, TimedOut, Unpicklable, Variable, Watch, aio
 from guildhall.client.handles import change
 from guildhall.hosts import current
 from guildhall.primitives import variable as ops
@@ -389,6 +391,29 @@ def test_futures_and_large_values_live_as_long_as_the_value(client: Client) -> N
     assert eventually(lambda: client.host.settle() or os.listdir(blobs) == [], 10)
 
 
+def test_a_stored_future_lives_until_update_or_compare_and_set_replaces_it(client: Client) -> None:
+    v, blobs = Variable("kept", hall=client), os.path.join(client.host.directory, "blobs")
+    large = lambda: b"x" * 200_000  # noqa: E731
+
+    def kept() -> int:
+        client.host.settle()
+        return len(os.listdir(blobs))
+
+    for replace in (
+        lambda: v.update(lambda old: "another"),
+        lambda: v.compare_and_set(new="another", expected_version=v.version),
+    ):
+        v.set(client.submit(large))
+        v.update(lambda old: [old, client.submit(large)])
+        assert [len(future.result(timeout=20)) for future in v.get()] == [200_000] * 2
+        assert kept() == 2
+        v.update(lambda old: old[1:])
+        assert eventually(lambda: kept() == 1)
+        assert len(v.wait_for(lambda old: old[0].done(), timeout=20)[0].result(timeout=20)) == 200_000
+        replace()
+        assert eventually(lambda: kept() == 0)
+
+
 def test_an_update_that_is_beaten_leaves_no_blob(hall: Hall, v: Variable) -> None:
     v.set(0)
     beaten = iter([True, True, False])
@@ -517,6 +542,30 @@ def test_a_watcher_that_is_killed_leaves_nothing(hall: Hall, v: Variable) -> Non
         watcher.kill()
     hall.host.bury_dead()
     assert v.statistics().watchers == records(hall) == 0
+
+
+# -- any process ------------------------------------------------------------------------------------------------------
+
+PLAIN = """
+import datetime, sys
+import guildhall
+
+with guildhall.open(sys.argv[1]) as hall:
+    stock, sold = guildhall.Variable("stock", client=hall), guildhall.Counter("sold", client=hall)
+    stock.wait_for(lambda left: left == 9, timeout=datetime.timedelta(seconds=20))
+    assert stock.update(lambda left: left - 1, timeout="20 s") == 8
+    assert sold.add(2) == 2
+    assert stock.compare_and_set(8, 7)
+"""
+
+
+def test_processes_that_only_opened_the_hall_share_them(hall: Hall) -> None:
+    stock = Variable("stock", client=hall)
+    ran = subprocess.Popen([sys.executable, "-c", PLAIN, hall.path], stderr=subprocess.PIPE, text=True)
+    stock.set(9)
+    assert stock.wait_for((7).__eq__, timeout=20) == 7
+    assert ran.communicate(timeout=20)[1] == ""
+    assert Counter("sold", client=hall).get() == 2
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
