@@ -1,7 +1,7 @@
 """What Variable and Counter cost: each operation alone, beside many names and watchers, and adds of several processes.
 
-Run it with `python bench/counter.py`. Microseconds p50 and p99 of one call; then adds, and updates, in a second by 1, 2
-and 4 processes together.
+Run it with `python bench/counter.py`. Microseconds p50 and p99 of one call; what a set costs that others wait for; then
+adds, and updates, in a second by 1, 2 and 4 processes together.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ def together(hall: Hall, processes: int, times: int, call: Callable[[], Any]) ->
 def watchers(hall: Hall, count: int) -> list[int]:
     """Processes that wait for a change of another variable, as many threads in each as it takes."""
     other = Variable("other", hall=hall)
+    other.set("on")
     pids = []
-    for _ in range(4):
+    for place in range(min(count, 4)):
         pid = os.fork()
         if not pid:
-            threads = [threading.Thread(target=other.wait_for, args=("end".__eq__,)) for _ in range(count // 4)]
+            share = len(range(place, count, 4))
+            threads = [threading.Thread(target=other.wait_for, args=("end".__eq__,)) for _ in range(share)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -94,6 +96,30 @@ def watchers(hall: Hall, count: int) -> list[int]:
     while other.statistics().watchers < count:
         time.sleep(0.01)
     return pids
+
+
+def watched(hall: Hall) -> None:
+    """What a set costs whom others wait for: asleep, each costs a ring; again at once, those it woke are still busy."""
+    other = Variable("other", hall=hall)
+    clock = time.perf_counter
+    print("| us of a set, p50 | all who watch it are asleep | again and again |")
+    print("| --- | --- | --- |")
+    for count in (1, 10, WATCHERS):
+        pids = watchers(hall, count)
+        taken = []
+        for _ in range(50):
+            while other.statistics().watchers < count:
+                time.sleep(0.001)
+            time.sleep(0.002)  # The last to stand in line looks for a moment before it sleeps.
+            began = clock()
+            other.set("on")
+            taken.append(clock() - began)
+        again = measure(lambda: other.set("on")).partition(" ")[0]
+        other.set("end")
+        for pid in pids:
+            os.waitpid(pid, 0)
+        print(f"| {count} who watch it | {sorted(taken)[25] * 1e6:.0f} | {again} |")
+    print()
 
 
 def main() -> None:
@@ -115,6 +141,7 @@ def main() -> None:
         for name, cells in table.items():
             print(f"| {name} | {' | '.join(cells)} |")
         print()
+        watched(hall)
         counter, variable = Counter("n", hall=hall), Variable("n", hall=hall)
         print("| a second, best of three | Counter.add | Variable.update |")
         print("| --- | --- | --- |")

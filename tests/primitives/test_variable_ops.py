@@ -19,7 +19,7 @@ from guildhall.store.transaction import Waiter
 
 N, OTHER = pack_name("test", "n"), pack_name("test", "n2")
 W2, W3 = Waiter(2, 1, 1), Waiter(3, 1, 1)
-PROGRAMS = 2500
+PROGRAMS = 10_000
 
 
 @pytest.fixture
