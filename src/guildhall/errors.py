@@ -7,6 +7,7 @@
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
+    |-- BrokenBarrier   another party's: it gave up or died; also threading.BrokenBarrierError (RuntimeError)
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
@@ -19,6 +20,8 @@ Every error survives pickling: it is rebuilt from `args`.
 """
 
 from __future__ import annotations
+
+import threading
 
 
 class GuildhallError(Exception):
@@ -51,6 +54,10 @@ class TimedOut(GuildhallError, TimeoutError):
 
 class LockLost(GuildhallError, RuntimeError):
     """The lease of a lock ran out before the lock was released: another holds it, or may at any moment."""
+
+
+class BrokenBarrier(GuildhallError, threading.BrokenBarrierError):
+    """A barrier that not all parties reach: the time of one was up, one died, or it was aborted or reset."""
 
 
 class Broken(GuildhallError, OSError):
