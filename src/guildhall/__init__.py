@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .client.client import Client as Client
     from .client.client import LocalCluster as LocalCluster
     from .client.client import get_client as get_client
+    from .client.completion import as_completed as as_completed
     from .client.futures import Future as Future
-    from .client.futures import as_completed as as_completed
+    from .client.futures import fire_and_forget as fire_and_forget
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
     from .client.hall import open as open
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
+    from .client.seceding import rejoin as rejoin
+    from .client.seceding import secede as secede
+    from .client.seceding import worker_client as worker_client
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
     from .errors import GuildhallError as GuildhallError
@@ -59,7 +63,9 @@ TimeoutError = TimeoutError
 
 _HOMES = {
     "client.client": ("Client", "LocalCluster", "get_client"),
-    "client.futures": ("Future", "as_completed", "wait"),
+    "client.completion": ("as_completed",),
+    "client.futures": ("Future", "fire_and_forget", "wait"),
+    "client.seceding": ("rejoin", "secede", "worker_client"),
     "client.hall": ("Hall", "open"),
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",

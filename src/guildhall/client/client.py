@@ -20,6 +20,7 @@ from ..hosts.sweeper import Sweeper
 from . import hall as halls
 from . import submission
 from .futures import Future, expect_futures, results
+from .purity import keys_of
 
 _clients: list[Client] = []
 
@@ -86,9 +87,19 @@ class Client:
     a call with the same arguments: a cell of a notebook can be run again. The cluster ends with the last of them.
     """
 
-    def __init__(self, cluster: LocalCluster | None = None, *, n_workers: int | None = None, **options: Any) -> None:
+    _pure = False
+
+    def __init__(
+        self,
+        cluster: LocalCluster | None = None,
+        *,
+        n_workers: int | None = None,
+        pure: bool = False,
+        **options: Any,
+    ) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
             raise WrongType(f"Client: expected a LocalCluster or nothing, got {type(cluster).__name__}")
+        self._pure = pure
         self._asked = None if cluster is not None else {"n_workers": n_workers, **options}
         self.cluster = cluster or self._started_before() or LocalCluster(n_workers, **options)
         self.host = self.cluster.host
@@ -119,14 +130,17 @@ class Client:
         retries: int = 0,
         priority: int = 0,
         key: str | None = None,
-        pure: bool = False,
+        pure: bool | None = None,
         **kwargs: Any,
     ) -> Future:
         """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
 
+        Each call runs, unless it has a `key` (text of at most 400 bytes): while a future of that key lives, the key
+        stands for its result, whatever the function. `pure=True` makes the key from the function and its arguments.
         Raises Unpicklable (TypeError) for a function or argument that cannot travel.
         """
-        return submission.submit(self.host, function, (args, kwargs), retries=retries, priority=priority, key=key)
+        keys = keys_of(self.host, key, self._is_pure(pure), is_single=True)
+        return submission.submit(self.host, function, (args, kwargs), retries=retries, priority=priority, keys=keys)
 
     def map(
         self,
@@ -134,14 +148,24 @@ class Client:
         *iterables: Iterable[Any],
         retries: int = 0,
         priority: int = 0,
-        pure: bool = False,
+        key: str | list[str] | None = None,
+        pure: bool | None = None,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[Future]:
-        """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call."""
+        """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call.
+
+        Iterators are consumed as they go: workers begin while they do. `key`: a list with one for each call, or a text
+        that each begins with. `batch_size` changes nothing: batches grow by themselves. Else as `submit`.
+        """
         if not iterables:
             raise WrongType("map: expected at least one iterable")
         calls = ((args, kwargs) for args in zip(*iterables, strict=False))
-        return submission.submit_all(self.host, function, calls, retries=retries, priority=priority)
+        keys = keys_of(self.host, key, self._is_pure(pure), is_single=False)
+        return submission.submit_all(self.host, function, calls, retries=retries, priority=priority, keys=keys)
+
+    def _is_pure(self, asked: bool | None) -> bool:
+        return self._pure if asked is None else asked
 
     def gather(self, futures: Any, errors: str = "raise") -> Any:
         """The results, in the shape given: a future, or lists, tuples, sets and dicts of them.

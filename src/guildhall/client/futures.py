@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from .. import deadline
 from ..deadline import Timeout
@@ -104,6 +104,8 @@ class Future:
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         found = self._host.read(values.settled, self._oid)
         if isinstance(found, Answer):
+            if timeout_s is None and self._host.run_awaited is not None:
+                self._host.run_awaited(self._oid)
             return drive.run(self._host, self._flow(timeout_s))
         return found
 
@@ -261,21 +263,19 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
         for future in waited:
             future._ended(deadline.left(until))
     elif waited:
-        next(as_completed(waited, timeout=timeout))
+        with EndWatch(waited[0]._host) as watch:
+            drive.run(watch.host, watch.flow(waited, deadline.left(until), "wait"))
     done = {future for future in waited if future.done()}
     if any(future.cancelled() for future in done):
         raise CancelledError("a future that was waited for is cancelled")
     return DoneAndNotDone(done, set(waited) - done)
 
 
-def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
-    """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
-    timeout_s = deadline.seconds(timeout)
-    watched = expect_futures("as_completed", futures)
-    for future in watched:
-        if future._host is not watched[0]._host:
-            raise Misuse("as_completed: futures of more than one client; watch those of each by themselves")
-    return _completing(watched, with_results, deadline.after(timeout_s))
+def fire_and_forget(futures: Any) -> None:
+    """The tasks run to their end though nobody keeps a future of them; else the last one to go cancels its task."""
+    every = expect_futures("fire_and_forget", futures)
+    for host in {future._host for future in every}:
+        host.transact(tasks.fire, [future._oid for future in every if future._host is host])
 
 
 def expect_futures(what: str, given: Any) -> list[Future]:
@@ -289,47 +289,55 @@ def expect_futures(what: str, given: Any) -> list[Future]:
     return every
 
 
-def _completing(futures: list[Future], with_results: bool, until: float | None) -> Iterator[Any]:
-    if not futures:
-        return
-    pending = dict.fromkeys(futures)
-    watch = _Watch(futures[0]._host)
-    try:
-        while pending:
-            ended = drive.run(futures[0]._host, watch.flow(list(pending), deadline.left(until)))
-            for future in ended:
-                del pending[future]
-                yield (future, future.result()) if with_results else future
-    finally:
-        watch.close()
-
-
-class _Watch:
-    """Waits for any of several futures. Stands in line at each once, with one bell for all."""
+class EndWatch:
+    """Waits for any of several futures of one hall. Stands in line at each once, with one bell for all."""
 
     def __init__(self, host: EmbeddedHost) -> None:
-        self._host = host
+        self.host = host
         self._bell = host.bell()
-        self._waiters: list[Waiter] = []
+        self._waiters: dict[bytes, Waiter] = {}
 
-    def flow(self, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
-        """Those that have ended, at least one."""
+    def flow(self, pending: Iterable[Future], timeout_s: float | None, what: str) -> Flow[list[Future]]:
+        """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
+
+        More may be added to `pending` meanwhile, by one who then calls `nudge`.
+        """
         until = deadline.after(timeout_s)
-        host, oids = self._host, [future._oid for future in futures]
+        host = self.host
         while True:
+            futures = list(pending)
+            oids = [future._oid for future in futures]
             ended = host.read(values.which_settled, oids)
             if ended:
                 return [futures[place] for place in ended]
             left_s = deadline.left(until)
             if left_s == 0:
-                raise TimedOut(f"as_completed: {len(futures)} futures not done within the time given")
-            if not self._waiters:
-                self._waiters = [host.waiter(self._bell) for _ in futures]
-                host.transact(values.watch_all, oids, self._waiters)
+                raise TimedOut(f"{what}: {len(futures)} futures not done within the time given")
+            new = [oid for oid in oids if oid not in self._waiters]
+            if new:
+                fresh = [host.waiter(self._bell) for _ in new]
+                self._waiters.update(zip(new, fresh, strict=True))
+                host.transact(values.watch_all, new, fresh)
             else:
                 yield drive.Pause(None, left_s, self._bell)
 
+    def nudge(self) -> None:
+        """Wake who waits, to look at what was added."""
+        self.host.ring(self.host.waiter(self._bell))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def abandon(self) -> None:
+        """As `close`, for a finalizer, which may run inside an operation."""
+        self.host.defer(waiters.withdraw_all, list(self._waiters.values()))
+        self.host.done(self._bell)
+
     def close(self) -> None:
         """Leave every line."""
-        self._host.transact(waiters.withdraw_all, self._waiters)
-        self._host.done(self._bell)
+        self.host.transact(waiters.withdraw_all, self._waiters.values())
+        self._waiters.clear()
+        self.host.done(self._bell)

@@ -25,6 +25,10 @@ LOOKING = b"\x44"
 WORKERS = b"\x45"
 READY_COUNT = b"\x46"
 """How many keys there are under READY, so that a worker can leave the others their share."""
+FIRED = b"\x47"
+"""Tasks that nobody need refer to: each holds itself until it has ended."""
+LOOK_AHEAD = 8
+"""How far from the front of READY a task is found that somebody waits for."""
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
@@ -68,10 +72,14 @@ RECIPE = Form(Recipe)
 CLAIM = Form(Claim)
 
 
-def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -> None:
-    """New tasks, as (object id, recipe, what it uses), each held once by the session that its id names."""
+def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], is_nested: bool = False) -> None:
+    """New tasks, as (object id, recipe, what it uses), each held once by the session that its id names.
+
+    Those that tasks submit come first, the newest foremost: a tree of tasks is worked off to its leaves before it grows
+    wider, so that few wait at a time.
+    """
     ready = 0
-    stamp = pack_int(txn.revision)
+    stamp = pack_int(-txn.revision if is_nested else txn.revision)
     used: list[bytes] = []
     for oid, recipe, uses in tasks:
         if recipe.deps:
@@ -88,6 +96,37 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -
     _count(txn, ready)
     values.hold(txn, used)
     _wake_idle(txn, ready)
+
+
+def submit_keyed(
+    txn: Txn,
+    session: int,
+    tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]],
+    keys: Sequence[bytes],
+    is_nested: bool = False,
+) -> list[bytes]:
+    """As `submit`, but of tasks with the same key, one runs for all. Returns the objects that stand for the results."""
+    stand: list[bytes] = []
+    for task, key in zip(tasks, keys, strict=True):
+        known = values.named(txn, key)
+        if known is not None:
+            values.hold_for(txn, session, (known[0],))
+            stand.append(known[0])
+            continue
+        submit(txn, (task,), is_nested)
+        values.name(txn, task[0], key)
+        stand.append(task[0])
+    return stand
+
+
+def fire(txn: Txn, oids: Iterable[bytes]) -> None:
+    """The tasks run to their end though nobody refers to them."""
+    for oid in oids:
+        found = values.look(txn, oid)
+        if found is not None and found.state == PENDING and txn.get(FIRED + oid) is None:
+            txn.put(FIRED + oid, b"")
+            values.watch(txn, oid, found)
+            values.hold(txn, (oid,))
 
 
 def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | None]:
@@ -175,6 +214,22 @@ def claim(
     return key, taken
 
 
+def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[bytes, Recipe]]] | None:
+    """As `claim`, for this task alone, if it is among the next to be claimed."""
+    for place, ready in txn.scan(READY, limit=LOOK_AHEAD):
+        if ready == oid:
+            found = values.look(txn, oid)
+            recipe = None if found is None or found.state != PENDING else RECIPE.unpack(found.data)
+            if recipe is None or recipe.deaths:  # Who has killed a worker runs alone.
+                return None
+            txn.delete(place)
+            _count(txn, -1)
+            key = CLAIMS + pack_int(session) + pack_int(txn.revision)
+            txn.put(key, CLAIM.pack(Claim((oid,))))
+            return key, [(oid, recipe)]
+    return None
+
+
 def doze(txn: Txn, waiter: Waiter, bell: int) -> bool:
     """A worker that looked for long enough falls asleep. False if there is something to do."""
     if not waiters.withdraw(txn, waiter) or txn.first(READY) is not None:
@@ -255,6 +310,8 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
         spent += before.uses
         if not before.is_watched:
             continue
+        if txn.delete(FIRED + end.oid):
+            spent.append(end.oid)
         for key, _ in txn.scan(DEPENDENTS + end.oid):
             txn.delete(key)
             oid = key[1 + len(end.oid) :]

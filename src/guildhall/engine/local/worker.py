@@ -29,6 +29,9 @@ from .tasks import Done, Recipe
 BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
+"""Threads for tasks that run while others wait. When there are more waiting tasks than that, those run tasks."""
+MAX_DEPTH = 16
+"""So many inside one another in one thread, and no more: Python's stack has an end."""
 FULL_S = 0.02
 
 
@@ -36,6 +39,8 @@ class Slot(threading.local):
     """The claim that this thread is working on."""
 
     run: Run | None = None
+    depth: int = 0
+    """How many tasks run inside one another in this thread."""
 
 
 slot = Slot()
@@ -210,6 +215,9 @@ class Worker:
             if len(todo) > 1:
                 self._monitor.follow(None)
             slot.run = None
+            if run.waits:  # A task that left its slot by hand and has ended.
+                run.waits = 1
+                self._go_on(run)
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
 
     def _await_task(self, is_helper: bool) -> Any:
@@ -255,6 +263,37 @@ class Worker:
             threading.Thread(target=self._help, daemon=True, name="guildhall-helper").start()
         return partial(self._go_on, run)
 
+    def lend_hand(self) -> bool | None:
+        """When there are as many helpers as may be, a thread that waits runs a ready task itself.
+
+        Whether it did; None if that is not called for, or it does so too many times over already.
+        """
+        if self._helpers < MAX_HELPERS or self._helpers >= self._blocked or slot.depth >= MAX_DEPTH:
+            return None
+        claimed = self.host.transact(tasks.claim, self.host.session, 1, None)
+        return not isinstance(claimed, Answer) and self._run_inside(claimed)
+
+    def run_awaited(self, oid: bytes) -> None:
+        """The task that this thread is about to wait for is run by it, at once, if it is one of the next to be run.
+
+        Safe where another task would not be: who waits for this one cannot be what it waits for.
+        """
+        if slot.run is not None and slot.depth < MAX_DEPTH:
+            claimed = self.host.transact(tasks.claim_one, self.host.session, oid)
+            if claimed is not None:
+                self._run_inside(claimed)
+
+    def _run_inside(self, claimed: tuple[bytes, list[tuple[bytes, Recipe]]]) -> bool:
+        """Work a claim off inside the task that this thread runs. True."""
+        around, slot.run = slot.run, Run(self.host, *claimed)
+        slot.depth += 1
+        try:
+            slot.run.work()
+        finally:
+            slot.run = around
+            slot.depth -= 1
+        return True
+
     def _help(self) -> None:
         self.loop(is_helper=True)
         self.host.transact(tasks.pass_on)  # It may have been woken for a task that it no longer takes.
@@ -274,6 +313,7 @@ def main(directory: str, joined: Callable[[], None]) -> None:
     current.enter_task(host)
     worker = Worker(host)
     host.give_way = worker.give_way
+    host.lend_hand, host.run_awaited = worker.lend_hand, worker.run_awaited
     host.insist(tasks.enlist, host.session)
     joined()
     worker.loop()
