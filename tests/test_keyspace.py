@@ -83,6 +83,8 @@ def everything_at_once() -> set[bytes]:
     run(condition.notify, X, Guard(lock.LOCKS + X, 1, 1), None, 0.0)
     run(election.campaign, X, 1, 1, 0, b"", None)
     run(limiter.acquire, X, limiter.Terms(1, 1, 0), 1, limiter.Moment("", 0), None)
+    run(tasks.submit_keyed, 1, [(values.object_id(1, 8), Recipe("h", b"", b""), ())], [b"k"])
+    run(tasks.fire, [values.object_id(1, 8)])
     return seen
 
 

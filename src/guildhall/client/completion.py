@@ -10,7 +10,7 @@ from .. import deadline
 from ..deadline import Timeout
 from ..errors import Misuse
 from . import drive
-from .futures import Future, EndWatch, expect_futures
+from .futures import EndWatch, Future, expect_futures
 
 
 class as_completed:
