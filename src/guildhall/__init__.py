@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from concurrent.futures import CancelledError as CancelledError
 
     from .client.client import Client as Client
-    from .client.client import LocalCluster as LocalCluster
     from .client.client import get_client as get_client
+    from .client.cluster import LocalCluster as LocalCluster
     from .client.completion import as_completed as as_completed
     from .client.futures import Future as Future
     from .client.futures import fire_and_forget as fire_and_forget
@@ -62,7 +62,8 @@ __version__ = "0.1.0"
 TimeoutError = TimeoutError
 
 _HOMES = {
-    "client.client": ("Client", "LocalCluster", "get_client"),
+    "client.client": ("Client", "get_client"),
+    "client.cluster": ("LocalCluster",),
     "client.completion": ("as_completed",),
     "client.futures": ("Future", "fire_and_forget", "wait"),
     "client.seceding": ("rejoin", "secede", "worker_client"),

@@ -4,6 +4,8 @@
     |-- Misuse          the caller's: also ValueError
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
     |   |-- SemaphoreClosed used after it was closed; also RuntimeError
+    |   |-- NotPublished    no dataset of that name; also KeyError
+    |   |-- Taken           a dataset of that name is there; also KeyError
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
@@ -42,6 +44,18 @@ class SemaphoreClosed(Misuse, RuntimeError):
 
 class NoHall(Misuse, RuntimeError):
     """There is no hall: no client, no task around, no GUILDHALL in the environment."""
+
+
+class NotPublished(Misuse, KeyError):
+    """There is no dataset of that name."""
+
+    __str__ = Exception.__str__  # That of KeyError shows the text as a key.
+
+
+class Taken(Misuse, KeyError):
+    """There is a dataset of that name already."""
+
+    __str__ = Exception.__str__
 
 
 class WrongType(Misuse, TypeError):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from .. import deadline
 from ..deadline import Timeout
 from ..engine.local import failures, payload, tasks
+from ..engine.local.pool import order
 from ..errors import HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
@@ -81,9 +82,10 @@ class Future:
     def cancelled(self) -> bool:
         return self.status == "cancelled"
 
-    def cancel(self) -> None:
-        """End it as cancelled, unless it has ended; a task that runs is not interrupted, its result is dropped."""
-        self._host.transact(tasks.cancel, (self._oid,))
+    def cancel(self, force: bool = False) -> None:
+        """End it as cancelled, unless it has ended. A task that runs goes on and its result is dropped; `force`
+        interrupts it, at once if it sleeps or waits."""
+        cancel([self], force)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -178,6 +180,17 @@ class Future:
             return self._open(found)
 
         return wait().__await__()
+
+
+def cancel(futures: Any, force: bool = False) -> None:
+    """As `Client.cancel`."""
+    every = expect_futures("cancel", futures)
+    for host in {future._host for future in every}:
+        oids = [future._oid for future in every if future._host is host]
+        running = host.read(tasks.running, oids) if force else {}
+        host.transact(tasks.cancel, oids)
+        for session, oid in running.items():
+            order(host, session, "interrupt", oid)
 
 
 def results(futures: list[Future]) -> list[Any]:

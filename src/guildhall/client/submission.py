@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..engine.local import functions, payload, tasks
-from ..engine.local.tasks import Recipe
+from ..engine.local.tasks import Demand, Recipe
 from ..errors import Misuse, Unpicklable, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
@@ -40,6 +40,7 @@ def submit_all(
     retries: int = 0,
     priority: int = 0,
     keys: Keys | None = None,
+    demand: Demand | None = None,
     is_single: bool = False,
 ) -> list[Future]:
     """Each call as a task. Raises WrongType for what is not callable, Unpicklable for what cannot travel.
@@ -61,7 +62,7 @@ def submit_all(
                 and PLAIN.issuperset(map(type, args))
                 and len(data := pickle.dumps((args, kwargs), 5)) <= payload.INLINE_BYTES
             ):
-                recipe = Recipe(name, code, data, (), retries, 0, 0, priority, True)
+                recipe = Recipe(name, code, data, (), retries, 0, 0, priority, True, demand)
                 batch.append((oid, recipe, uses))
             else:
                 kept.append(args)
@@ -71,7 +72,7 @@ def submit_all(
                     host, _substituted(host, args, kwargs, deps, name), f"an argument of {name}"
                 )
                 spent.extend(placed)
-                recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+                recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority, False, demand)
                 batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
             futures.append(Future(host, oid, None if keys is None else keys.of(function, args, kwargs), name))
             if len(batch) >= size:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..store.keys import pack_id, pack_int
+from ..store.keys import unpack as unpack_key
 from ..store.records import UNREADABLE, Form, Record, damaged
 from ..store.transaction import Txn, Waiter
 from . import waiters
@@ -79,6 +80,11 @@ def uses_of(value: bytes) -> tuple[bytes, ...]:
 
 def object_id(session: int, number: int) -> bytes:
     return pack_id(session) + pack_int(number)
+
+
+def maker_of(oid: bytes) -> int:
+    """The session that made the object."""
+    return int(unpack_key(oid)[0])
 
 
 def _hold_key(session: int, oid: bytes) -> bytes:

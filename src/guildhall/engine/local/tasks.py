@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...primitives import values, waiters
 from ...primitives.op import BUSY, NotNow
 from ...primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
-from ...store.keys import pack_id, pack_int
+from ...store.keys import pack_id, pack_int, unpack
 from ...store.records import Form, Record
 from ...store.transaction import Txn, Waiter
 
@@ -23,6 +23,8 @@ IDLE = b"\x43"
 LOOKING = b"\x44"
 """Places of workers without a task: asleep, and still awake. The latter are served first: they need no ring."""
 WORKERS = b"\x45"
+RESERVED = b"\x49"
+"""Ready tasks that ask something of their worker. The region's byte alone is there while there may be some."""
 READY_COUNT = b"\x46"
 """How many keys there are under READY, so that a worker can leave the others their share."""
 FIRED = b"\x47"
@@ -34,6 +36,58 @@ KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
 FULL = b"F"
 """The error of a task whose end did not fit: smaller than any recipe, so that it fits where that was."""
+
+
+Amounts = tuple[tuple[str, float], ...]
+"""Of resources, by name."""
+
+
+class Demand(Record, tag=1, frozen=True):
+    """What a task asks of its worker: to have one of these names (none: any), and so much of each resource."""
+
+    workers: tuple[str, ...] = ()
+    resources: Amounts = ()
+
+
+class WorkerInfo(Record, tag=1, frozen=True):
+    """What a worker is, for those who ask."""
+
+    pid: int
+    threads: int = 1
+    resources: Amounts = ()
+
+
+class Able:
+    """What one worker can do now. Belongs to its process, not to the store: only it takes what it has."""
+
+    def __init__(self, names: frozenset[str] = frozenset(), resources: Amounts = ()) -> None:
+        self.names = names
+        self._free = dict(resources)
+
+    def can(self, demand: Demand) -> bool:
+        """Whether it may run a task with that demand, and has what it needs."""
+        if demand.workers and self.names.isdisjoint(demand.workers):
+            return False
+        return all(self._free.get(name, 0) >= amount for name, amount in demand.resources)
+
+    def take(self, demand: Demand | None) -> None:
+        """So much less is free."""
+        if demand is not None:
+            for name, amount in demand.resources:
+                self._free[name] -= amount
+
+    def give_back(self, demand: Demand) -> None:
+        """So much more is free."""
+        for name, amount in demand.resources:
+            self._free[name] += amount
+
+
+_ANY = Able()
+
+
+def names_of(session: int, pid: int) -> tuple[str, str]:
+    """What a worker may be called by: its address, and its name."""
+    return f"local://{pid}", f"worker-{session}"
 
 
 class Recipe(Record, tag=1, frozen=True):
@@ -49,6 +103,7 @@ class Recipe(Record, tag=1, frozen=True):
     missing: int = 0
     priority: int = 0
     is_plain: bool = False
+    demand: Demand | None = None
 
 
 class Claim(Record, tag=1, frozen=True):
@@ -70,6 +125,7 @@ class Done(NamedTuple):
 
 RECIPE = Form(Recipe)
 CLAIM = Form(Claim)
+INFO = Form(WorkerInfo)
 
 
 def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], is_nested: bool = False) -> None:
@@ -91,8 +147,7 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], i
         values.lay(txn, oid, PENDING, RECIPE.pack(recipe), uses)
         used += uses
         if not recipe.missing:
-            txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
-            ready += 1
+            ready += _line_up(txn, oid, recipe, stamp)
     _count(txn, ready)
     values.hold(txn, used)
     _wake_idle(txn, ready)
@@ -145,14 +200,25 @@ def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | N
     return missing, None
 
 
-def enlist(txn: Txn, session: int) -> None:
+def enlist(txn: Txn, session: int, info: WorkerInfo) -> None:
     """The session runs tasks from now on."""
-    txn.put(WORKERS + pack_id(session), b"")
+    txn.put(WORKERS + pack_id(session), INFO.pack(info))
+
+
+def crew(txn: Txn) -> dict[int, WorkerInfo]:
+    """Who runs tasks, by session."""
+    return {unpack(key[1:])[0]: INFO.unpack(data) for key, data in txn.scan(WORKERS)}
 
 
 def workers(txn: Txn) -> int:
     """How many sessions run tasks."""
     return len(list(txn.scan(WORKERS)))
+
+
+def load(txn: Txn) -> int:
+    """How many tasks run or are ready, of those that any worker may take."""
+    running = sum(len(CLAIM.unpack(data).oids) for _, data in txn.scan(CLAIMS))
+    return running + _count(txn, 0)
 
 
 def _count(txn: Txn, change: int) -> int:
@@ -177,12 +243,15 @@ def _wake_idle(txn: Txn, count: int) -> None:
 
 
 def claim(
-    txn: Txn, session: int, limit: int, waiter: Waiter | None
+    txn: Txn, session: int, limit: int, waiter: Waiter | None, able: Able = _ANY
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
     """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
-    Returns the claim's key and the tasks.
+    Returns the claim's key and the tasks. One that asks for what this worker is `able` to do comes first, alone.
     """
+    reserved = _reserved(txn, able)
+    if reserved is not None:
+        return _claimed(txn, session, [reserved])
     taken: list[tuple[bytes, Recipe]] = []
     limit = _share(txn, limit)
     stale = 0
@@ -209,9 +278,32 @@ def claim(
     _count(txn, -len(taken) - stale)
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
+    return _claimed(txn, session, taken)
+
+
+def _claimed(txn: Txn, session: int, taken: list[tuple[bytes, Recipe]]) -> tuple[bytes, list[tuple[bytes, Recipe]]]:
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
     txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
     return key, taken
+
+
+def _reserved(txn: Txn, able: Able) -> tuple[bytes, Recipe] | None:
+    """The first of the ready tasks with a demand that this worker may run."""
+    if txn.get(RESERVED) is None:
+        return None
+    ready = list(txn.scan(RESERVED, after=RESERVED))
+    if not ready:
+        txn.delete(RESERVED)
+    for place, oid in ready:
+        found = values.look(txn, oid)
+        if found is None or found.state != PENDING:
+            txn.delete(place)
+            continue
+        recipe = RECIPE.unpack(found.data)
+        if recipe.demand is None or able.can(recipe.demand):
+            txn.delete(place)
+            return oid, recipe
+    return None
 
 
 def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[bytes, Recipe]]] | None:
@@ -224,9 +316,7 @@ def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[byt
                 return None
             txn.delete(place)
             _count(txn, -1)
-            key = CLAIMS + pack_int(session) + pack_int(txn.revision)
-            txn.put(key, CLAIM.pack(Claim((oid,))))
-            return key, [(oid, recipe)]
+            return _claimed(txn, session, [(oid, recipe)])
     return None
 
 
@@ -287,8 +377,24 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
 
 def _put_first(txn: Txn, oid: bytes, recipe: Recipe) -> None:
     """Ready, before all others of its priority."""
-    txn.put(READY + pack_id(-recipe.priority) + pack_int(0) + oid, oid)
-    _count(txn, 1)
+    _count(txn, _line_up(txn, oid, recipe, pack_int(0)))
+
+
+def _line_up(txn: Txn, oid: bytes, recipe: Recipe, stamp: bytes) -> int:
+    """The task is ready. Returns how many more any worker may take: none, and all look, if it asks for certain ones."""
+    region = READY if recipe.demand is None else RESERVED
+    txn.put(region + pack_id(-recipe.priority) + stamp + oid, oid)
+    if recipe.demand is None:
+        return 1
+    txn.put(RESERVED, b"")
+    wake_all(txn)
+    return 0
+
+
+def wake_all(txn: Txn) -> None:
+    """All workers look what there is to do."""
+    waiters.unpark_all(txn, LOOKING)
+    waiters.unpark_all(txn, IDLE)
 
 
 def settle(txn: Txn, end: Done) -> None:
@@ -344,6 +450,33 @@ def _forget(txn: Txn, oid: bytes) -> None:
             gone.append(key[1 + len(oid) :])
 
 
+def running(txn: Txn, oids: Iterable[bytes]) -> dict[int, bytes]:
+    """Those of the tasks that a worker has claimed, by its session."""
+    wanted = set(oids)
+    return {
+        unpack(key[1:])[0]: oid
+        for key, data in txn.scan(CLAIMS)
+        for oid in CLAIM.unpack(data).oids
+        if oid in wanted
+    }  # fmt: skip
+
+
+def claimed(txn: Txn) -> dict[int, list[str]]:
+    """The names of the tasks that each worker has claimed, by its session."""
+    names: dict[int, list[str]] = {}
+    for key, data in txn.scan(CLAIMS):
+        for oid in CLAIM.unpack(data).oids:
+            found = values.look(txn, oid)
+            if found is not None and found.state == PENDING:
+                names.setdefault(unpack(key[1:])[0], []).append(RECIPE.unpack(found.data).name)
+    return names
+
+
+def cancel_all(txn: Txn) -> None:
+    """Every task that has not ended ends as cancelled."""
+    cancel(txn, [key[1:] for key, data in txn.scan(values.OBJECTS) if values.OBJECT.unpack(data).state == PENDING])
+
+
 def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
     """Pending tasks end as cancelled, with their dependents; what has ended stays."""
     settle_all(txn, [Done(oid, CANCELLED, b"") for oid in oids])
@@ -384,4 +517,5 @@ def _with(old: Recipe, *, missing: int | None = None, retries: int | None = None
         old.missing if missing is None else missing,
         old.priority,
         old.is_plain,
+        old.demand,
     )
