@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from .. import deadline
 from ..deadline import Timeout
-from ..errors import Misuse
 from . import drive
-from .futures import EndWatch, Future, expect_futures
+from .futures import EndWatch, Future, expect_futures, expect_one_hall
 
 
 class as_completed:
@@ -43,10 +43,7 @@ class as_completed:
     def update(self, futures: Iterable[Future]) -> None:
         """Several more."""
         every = expect_futures("as_completed", futures)
-        first = next(iter(self._pending), every[0] if every else None)
-        for future in every:
-            if first is not None and future._host is not first._host:
-                raise Misuse("as_completed: futures of more than one client; watch those of each by themselves")
+        expect_one_hall("as_completed", [*itertools.islice(self._pending, 1), *every])
         self._pending.update(dict.fromkeys(every))
         if self._watch is not None and every:
             self._watch.nudge()

@@ -276,6 +276,7 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
         for future in waited:
             future._ended(deadline.left(until))
     elif waited:
+        expect_one_hall("wait", waited)
         with EndWatch(waited[0]._host) as watch:
             drive.run(watch.host, watch.flow(waited, deadline.left(until), "wait"))
     done = {future for future in waited if future.done()}
@@ -300,6 +301,12 @@ def expect_futures(what: str, given: Any) -> list[Future]:
         if not isinstance(future, Future):
             raise WrongType(f"{what}: expected futures, got {type(future).__name__} {future!r:.60}")
     return every
+
+
+def expect_one_hall(what: str, futures: Sequence[Future]) -> None:
+    """Raises Misuse if the futures are of several: nobody waits in two halls at once."""
+    if any(future._host is not futures[0]._host for future in futures):
+        raise Misuse(f"{what}: futures of more than one client; watch those of each by themselves")
 
 
 class EndWatch:

@@ -200,9 +200,9 @@ def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | N
     return missing, None
 
 
-def enlist(txn: Txn, session: int, info: WorkerInfo) -> None:
+def enlist(txn: Txn, session: int, info: WorkerInfo | None = None) -> None:
     """The session runs tasks from now on."""
-    txn.put(WORKERS + pack_id(session), INFO.pack(info))
+    txn.put(WORKERS + pack_id(session), INFO.pack(info or WorkerInfo(0)))
 
 
 def crew(txn: Txn) -> dict[int, WorkerInfo]:
