@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import CancelledError as CancelledError
 
+    from .client.actors import Actor as Actor
+    from .client.actors import ActorFuture as ActorFuture
     from .client.client import Client as Client
     from .client.client import get_client as get_client
     from .client.cluster import LocalCluster as LocalCluster
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .client.seceding import rejoin as rejoin
     from .client.seceding import secede as secede
     from .client.seceding import worker_client as worker_client
+    from .errors import ActorLost as ActorLost
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
     from .errors import GuildhallError as GuildhallError
@@ -63,6 +66,7 @@ TimeoutError = TimeoutError
 
 _HOMES = {
     "client.client": ("Client", "get_client"),
+    "client.actors": ("Actor", "ActorFuture"),
     "client.cluster": ("LocalCluster",),
     "client.completion": ("as_completed",),
     "client.futures": ("Future", "fire_and_forget", "wait"),
@@ -75,7 +79,8 @@ _HOMES = {
         "Barrier", "Condition", "Election", "Latch", "RateLimiter",
     ),
     "errors": (
-        "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
+        "ActorLost", "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall",
+        "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
         "BrokenBarrier",

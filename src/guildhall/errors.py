@@ -16,6 +16,7 @@
     |   `-- HallDamaged     a store that cannot be read
     `-- TaskFailed      the task's
         |-- KilledWorker    the worker died under the task too often
+        |   `-- ActorLost       an actor's worker died, and its state with it; also RuntimeError
         `-- Unpicklable     an argument or a result cannot travel; also TypeError
 
 Every error survives pickling: it is rebuilt from `args`.
@@ -96,6 +97,10 @@ class TaskFailed(GuildhallError):
 
 class KilledWorker(TaskFailed):
     """The workers that ran a task died, one after the other."""
+
+
+class ActorLost(KilledWorker, RuntimeError):
+    """The worker died that an actor lived in, or the actor was let go."""
 
 
 class Unpicklable(TaskFailed, TypeError):

@@ -15,6 +15,7 @@ from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from . import crew, datasets, submission
+from .actors import maker
 from .cluster import LocalCluster
 from .futures import Future, cancel, expect_futures, results
 from .purity import keys_of
@@ -76,6 +77,7 @@ class Client:
         workers: Any = None,
         resources: Mapping[str, float] | None = None,
         allow_other_workers: bool = False,
+        actor: bool = False,
         **kwargs: Any,
     ) -> Future:
         """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
@@ -85,7 +87,12 @@ class Client:
         `workers` (addresses or names, one or several) are the only ones that may run it, unless others are allowed;
         `resources` ("GPU": 1) are what it takes of its worker's while it runs: it waits until one has them. Raises
         Unpicklable (TypeError) for a function or argument that cannot travel.
+
+        `actor=True`: the function is a class, whose object stays in the worker; the result is an `Actor`.
+        `restart=True`, with that: when its worker dies it is made anew, from the same arguments.
         """
+        if actor:
+            function = maker(function, bool(kwargs.pop("restart", False)))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=True)
         demand = crew.demand_of(workers, resources, allow_other_workers)
         return submission.submit(

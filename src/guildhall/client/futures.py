@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 
 from .. import deadline
 from ..deadline import Timeout
-from ..engine.local import failures, payload, tasks
+from ..engine.local import actors, failures, payload, tasks
 from ..engine.local.pool import order
-from ..errors import HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
+from ..errors import ActorLost, HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -143,7 +143,7 @@ class Future:
     def traceback(self, timeout: Timeout = None) -> str | None:
         """The text of the traceback where the task raised; None if it did not."""
         found = self._ended(timeout)
-        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL):
+        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL, actors.LOST):
             return None
         return failures.decode(found.data)[1]
 
@@ -157,6 +157,11 @@ class Future:
             return KilledWorker(
                 f"task {name} ({self.key}): {deaths} workers died while they ran it; "
                 f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
+            )
+        if found.data[:1] == actors.LOST:
+            return ActorLost(
+                f"actor call {found.data[1:].decode()} ({self.key}): the worker that it lived in is gone, and its "
+                "state with it; make it anew, or submit it with restart=True"
             )
         if found.data[:1] == tasks.FULL:
             return StoreFull(

@@ -507,6 +507,11 @@ def open_hall(
             return host
 
 
+def host_at(directory: str) -> EmbeddedHost | None:
+    """The host of the hall at the directory, if this process has it open."""
+    return next((host for host in list(_hosts.values()) if host.directory == directory), None)
+
+
 def _check_parts(directory: str) -> None:
     """Refuse a hall whose processes cannot be told apart here, or of which something is gone."""
     for name in ("namespace", "guard", "lock.mdb", "bells", "blobs"):

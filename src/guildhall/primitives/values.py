@@ -303,6 +303,19 @@ def settled_run(txn: Txn, oids: Iterable[bytes]) -> list[Object | None]:
     return run
 
 
+def reopen(txn: Txn, oid: bytes, found: Object, data: bytes, uses: tuple[bytes, ...]) -> bool:
+    """An object that has ended is pending again. False if it is so already."""
+    if found.state == PENDING:
+        return False
+    hold(txn, uses)
+    pending = Object(PENDING, found.holds, found.owned, data, uses, "", found.is_watched, found.is_named)
+    txn.put(OBJECTS + oid, _pack_object(pending))
+    if found.blob:
+        txn.unlink(found.blob)
+    release(txn, found.uses)
+    return True
+
+
 def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
     """Give a pending object other data."""
     changed = Object(

@@ -13,7 +13,7 @@ from ...primitives.op import BUSY, NotNow
 from ...primitives.values import ERROR, PENDING
 from ...store.keys import pack_id, pack_int
 from ...store.transaction import Txn, Waiter
-from . import tasks
+from . import actors, tasks
 from .tasks import KILLED, RECIPE, Done, Recipe
 
 INBOX = b"\x48"
@@ -26,13 +26,13 @@ def send(txn: Txn, session: int, oid: bytes, recipe: Recipe, uses: Sequence[byte
         return
     values.make(txn, oid, PENDING, RECIPE.pack(recipe), tuple(uses))
     txn.put(INBOX + pack_id(session) + pack_int(txn.revision) + oid, oid)
+    tasks.fire(txn, (oid,))
     waiters.unpark_all(txn, INBOX + pack_id(session))
 
 
 def order(txn: Txn, session: int, oid: bytes, recipe: Recipe) -> None:
     """As `send`, for what nobody wants to hear the end of."""
     send(txn, session, oid, recipe, ())
-    tasks.fire(txn, (oid,))
     values.release_for(txn, values.maker_of(oid), (oid,))
 
 
@@ -64,6 +64,7 @@ def bury(txn: Txn, session: int) -> None:
 def bury_worker(txn: Txn, session: int, note: int) -> None:
     """Give back what a dead session had as a worker: its tasks, and what was asked of it."""
     bury(txn, session)
+    actors.bury(txn, session)
     tasks.bury(txn, session, note)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import lru_cache
-from types import CoroutineType
+from types import CoroutineType, TracebackType
 from typing import Any
 
 from ...errors import Unpicklable
@@ -54,21 +54,29 @@ def load_function(host: EmbeddedHost, oid: bytes) -> Callable[..., Any]:
 
 def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
     """Run one task to its end, whatever it raises."""
+    return ended(host, oid, recipe, lambda: _call(host, recipe, *arguments(host, recipe)))
+
+
+def ended(host: EmbeddedHost, oid: bytes, recipe: Recipe, compute: Callable[[], Any]) -> Done:
+    """The end of what `compute` does for the object, whatever it raises."""
     try:
-        args, kwargs = _arguments(host, recipe)
-        result = _call(host, recipe, args, kwargs)
+        result = compute()
         data, uses, blob = payload.encode(host, oid, result, f"the result of task {recipe.name}")
         if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
             host.transact(values.hold_for, host.session, uses)
         return Done(oid, FINISHED, data, uses, blob)
     except BaseException as error:
-        if (
-            error.__traceback__ is not None
-            and error.__traceback__.tb_next is not None
-            and not isinstance(error, Unpicklable)
-        ):
-            error.__traceback__ = error.__traceback__.tb_next
+        if not isinstance(error, Unpicklable):
+            error.__traceback__ = _users(error.__traceback__)
         return Done(oid, ERROR, failures.encode(error), again=recipe.retries > 0)
+
+
+def _users(traceback: TracebackType | None) -> TracebackType | None:
+    """The part of it that begins in the user's code; all of it if there is none."""
+    place = traceback
+    while place is not None and place.tb_frame.f_globals.get("__name__") == __name__:
+        place = place.tb_next
+    return place or traceback
 
 
 def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
@@ -80,6 +88,7 @@ def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
     return result
 
 
-def _arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
+def arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
+    """What the task is called with: positional arguments, keywords."""
     args, kwargs = pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
     return args, kwargs

@@ -472,6 +472,14 @@ def claimed(txn: Txn) -> dict[int, list[str]]:
     return names
 
 
+def run_again(txn: Txn, oid: bytes, recipe: bytes, uses: tuple[bytes, ...]) -> None:
+    """A task that had ended is to run once more, as it was submitted."""
+    found = values.look(txn, oid)
+    if found is not None and values.reopen(txn, oid, found, recipe, uses):
+        _put_first(txn, oid, RECIPE.unpack(recipe))
+        _wake_idle(txn, 1)
+
+
 def cancel_all(txn: Txn) -> None:
     """Every task that has not ended ends as cancelled."""
     cancel(txn, [key[1:] for key, data in txn.scan(values.OBJECTS) if values.OBJECT.unpack(data).state == PENDING])
