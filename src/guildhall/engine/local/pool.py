@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from ... import deadline
 from ...errors import Broken, Misuse
 from ...hosts.embedded import EmbeddedHost
-from . import inbox, payload, tasks
+from . import inbox, memory, payload, tasks
 from .forkserver import Line
 from .options import WorkerOptions, packed
 from .tasks import Recipe
@@ -334,7 +334,7 @@ def describe_exit(status: int) -> str:
     if status < 0:
         known = {one.value: one.name for one in signal.Signals}
         return f"killed by {known.get(-status, f'signal {-status}')}"
-    return f"exit code {status}"
+    return "ended at its memory_limit" if status == memory.STATUS else f"exit code {status}"
 
 
 @contextmanager

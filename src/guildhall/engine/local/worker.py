@@ -25,6 +25,7 @@ from ...primitives.op import Answer
 from ...primitives.values import CANCELLED, ERROR
 from . import inbox, tasks
 from .attendant import Attendant
+from .memory import MemoryGuard
 from .monitor import Monitor
 from .options import WorkerOptions, unpacked
 from .running import Interrupted, large_function, load_function, run_task
@@ -37,6 +38,7 @@ MAX_HELPERS = 256
 MAX_DEPTH = 16
 """So many inside one another in one thread, and no more: Python's stack has an end."""
 FULL_S = 0.02
+PAUSED_S = 0.05
 
 
 class Slot(threading.local):
@@ -141,6 +143,8 @@ class Worker:
         self.host = host
         self.options = options
         self.is_retiring = False
+        self.is_paused = False
+        """Then it claims nothing."""
         self.threads: list[threading.Thread] = []
         self._able = tasks.Able(frozenset(tasks.names_of(host.session, os.getpid())), options.resources)
         self._runs: dict[threading.Thread, Run] = {}
@@ -157,6 +161,9 @@ class Worker:
         while not self.is_retiring:
             if is_helper and self._retires():
                 return
+            if self.is_paused:
+                time.sleep(PAUSED_S)
+                continue
             try:
                 claimed = host.transact(tasks.claim, host.session, min(limit, self._left()), None, self._able)
                 if isinstance(claimed, Answer):
@@ -205,6 +212,10 @@ class Worker:
     def _left(self) -> int:
         """How many tasks this process may still run."""
         return MAX_BATCH if self.options.max_tasks is None else max(1, self.options.max_tasks - self._begun)
+
+    def is_idle(self) -> bool:
+        """Whether it runs no task."""
+        return not self._runs
 
     def retire(self) -> None:
         """End when the tasks that run have ended."""
@@ -366,3 +377,5 @@ def serve(worker: Worker, *, is_process: bool = True) -> None:
         worker.threads.append(thread)
         thread.start()
     Attendant(host, worker).start()
+    if options.memory_limit is not None and is_process:
+        MemoryGuard(worker, options.memory_limit).start()
