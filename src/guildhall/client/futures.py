@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import takewhile
@@ -28,6 +29,7 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 
 READ_AHEAD = 256
+EXIT_S = 0.5
 
 
 class Future:
@@ -143,32 +145,43 @@ class Future:
     def traceback(self, timeout: Timeout = None) -> str | None:
         """The text of the traceback where the task raised; None if it did not."""
         found = self._ended(timeout)
-        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL, actors.LOST):
+        if found is None or found.state != ERROR:
             return None
-        return failures.decode(found.data)[1]
+        data = tasks.chain_of(found.data)[1]
+        return None if data[:1] in (tasks.KILLED, tasks.FULL, actors.LOST) else failures.decode(data)[1]
 
     def _error(self, found: Object | None) -> BaseException | None:
         if found is None or found.state == CANCELLED:
             return CancelledError(self.key)
         if found.state != ERROR:
             return None
-        if found.data[:1] == tasks.KILLED:
-            name, deaths, _ = found.data[1:].decode().rsplit("|", 2)
-            return KilledWorker(
-                f"task {name} ({self.key}): {deaths} workers died while they ran it; "
-                f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
+        names, data = tasks.chain_of(found.data)
+        error = self._failure(data)
+        if names:
+            error.add_note(
+                f"raised in {names[0]}, which " + ", which ".join(f"{name} depends on" for name in names[1:])
             )
-        if found.data[:1] == actors.LOST:
+        return error
+
+    def _failure(self, data: bytes) -> BaseException:
+        if data[:1] == tasks.KILLED:
+            name, deaths, pid = data[1:].decode().rsplit("|", 2)
+            died = "1 worker" if deaths == "1" else f"{deaths} workers"
+            return KilledWorker(
+                f"task {name} ({self.key}): {died} died while running it; the last was "
+                f"{_exit_of(self._host, int(pid))}; see whether it calls os._exit, crashes, or runs out of memory"
+            )
+        if data[:1] == actors.LOST:
             return ActorLost(
-                f"actor call {found.data[1:].decode()} ({self.key}): the worker that it lived in is gone, and its "
+                f"actor call {data[1:].decode()} ({self.key}): the worker that it lived in is gone, and its "
                 "state with it; make it anew, or submit it with restart=True"
             )
-        if found.data[:1] == tasks.FULL:
+        if data[:1] == tasks.FULL:
             return StoreFull(
                 errno.ENOSPC,
                 f"task {self.key}: no room left for its result; take or delete something, then run it again",
             )
-        return failures.decode(found.data)[0]
+        return failures.decode(data)[0]
 
     def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
         """Call `callback(self)` from another thread when it has ended."""
@@ -212,9 +225,15 @@ def results(futures: list[Future]) -> list[Any]:
     return found
 
 
-def _last_exit(host: EmbeddedHost) -> str:
-    exits = getattr(host, "exits", None)
-    return next(reversed(exits.values())) if exits else "not seen by this process"
+def _exit_of(host: EmbeddedHost, pid: int) -> str:
+    """How a worker ended, if that is known here: the pool hears of it about when its tasks are given back."""
+    exits: dict[int, str] = getattr(host, "exits", {})
+    until = deadline.after(EXIT_S if hasattr(host, "exits") else 0)
+    while pid not in exits and deadline.left(until):
+        time.sleep(0.005)
+    how = exits.get(pid, "in a way that this process has not seen")
+    hint = " (by somebody, or by the kernel for want of memory: see dmesg)" if how == "killed by SIGKILL" else ""
+    return f"process {pid}, {how}{hint}" if pid else "gone before it began"
 
 
 def _restore(oid: bytes, key: str) -> Future:

@@ -14,7 +14,7 @@ from ...primitives.values import ERROR, PENDING
 from ...store.keys import pack_id, pack_int
 from ...store.transaction import Txn, Waiter
 from . import actors, tasks
-from .tasks import KILLED, RECIPE, Done, Recipe
+from .tasks import RECIPE, Done, Recipe
 
 INBOX = b"\x48"
 
@@ -22,7 +22,7 @@ INBOX = b"\x48"
 def send(txn: Txn, session: int, oid: bytes, recipe: Recipe, uses: Sequence[bytes]) -> None:
     """Ask the worker of that session to run something. If it is gone, the request fails at once."""
     if txn.get(tasks.WORKERS + pack_id(session)) is None:
-        values.make(txn, oid, ERROR, _lost(recipe, session))
+        values.make(txn, oid, ERROR, tasks.killed(recipe.name, 1, 0))
         return
     values.make(txn, oid, PENDING, RECIPE.pack(recipe), tuple(uses))
     txn.put(INBOX + pack_id(session) + pack_int(txn.revision) + oid, oid)
@@ -54,11 +54,12 @@ def done(txn: Txn, key: bytes, end: Done) -> None:
 
 def bury(txn: Txn, session: int) -> None:
     """What was asked of a dead worker fails."""
+    pid = tasks.pid_of(txn, session)
     for key, oid in txn.scan(INBOX + pack_id(session)):
         txn.delete(key)
         found = values.look(txn, oid)
         if found is not None and found.state == PENDING:
-            tasks.settle(txn, Done(oid, ERROR, _lost(RECIPE.unpack(found.data), session)))
+            tasks.settle(txn, Done(oid, ERROR, tasks.killed(RECIPE.unpack(found.data).name, 1, pid)))
 
 
 def bury_worker(txn: Txn, session: int, note: int) -> None:
@@ -66,7 +67,3 @@ def bury_worker(txn: Txn, session: int, note: int) -> None:
     bury(txn, session)
     actors.bury(txn, session)
     tasks.bury(txn, session, note)
-
-
-def _lost(recipe: Recipe, session: int) -> bytes:
-    return KILLED + f"{recipe.name}|1|{session}".encode()

@@ -31,6 +31,10 @@ FIRED = b"\x47"
 """Tasks that nobody need refer to: each holds itself until it has ended."""
 LOOK_AHEAD = 8
 """How far from the front of READY a task is found that somebody waits for."""
+CHAIN = b"C"
+"""First byte of an error that came from a task that this one depends on: their names, the first cause's first, follow
+behind their length, and then the error."""
+MAX_CHAIN_BYTES = 1000
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
@@ -141,7 +145,8 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], i
         if recipe.deps:
             missing, failed = _await(txn, oid, recipe.deps)
             if failed is not None:
-                values.make(txn, oid, failed.state, failed.data)
+                data = _handed_on(failed.data, "", recipe.name) if failed.state == ERROR else b""
+                values.make(txn, oid, failed.state, data)
                 continue
             recipe = _with(recipe, missing=missing)
         values.lay(txn, oid, PENDING, RECIPE.pack(recipe), uses)
@@ -208,6 +213,17 @@ def enlist(txn: Txn, session: int, info: WorkerInfo | None = None) -> None:
 def crew(txn: Txn) -> dict[int, WorkerInfo]:
     """Who runs tasks, by session."""
     return {unpack(key[1:])[0]: INFO.unpack(data) for key, data in txn.scan(WORKERS)}
+
+
+def pid_of(txn: Txn, session: int) -> int:
+    """The process of a worker; 0 if it is not known any more."""
+    data = txn.get(WORKERS + pack_id(session))
+    return INFO.unpack(data).pid if data else 0
+
+
+def killed(name: str, deaths: int, pid: int) -> bytes:
+    """The error of a task under which so many workers died, the last one with that process id."""
+    return KILLED + f"{name}|{deaths}|{pid}".encode()
 
 
 def workers(txn: Txn) -> int:
@@ -427,10 +443,11 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 continue
             if found.state != PENDING:
                 continue
-            if end.state != FINISHED:
-                todo.append(Done(oid, end.state, end.data))
-                continue
             recipe = RECIPE.unpack(found.data)
+            if end.state != FINISHED:
+                data = _handed_on(end.data, _name(before), recipe.name) if end.state == ERROR else b""
+                todo.append(Done(oid, end.state, data))
+                continue
             recipe = _with(recipe, missing=recipe.missing - 1)
             if recipe.missing:
                 values.rewrite(txn, oid, found, RECIPE.pack(recipe))
@@ -438,6 +455,27 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 _put_back(txn, oid, found, recipe)
     if spent:
         values.release(txn, spent)
+
+
+def _name(task: Object) -> str:
+    return RECIPE.unpack(task.data).name if task.data else ""
+
+
+def _handed_on(error: bytes, cause: str, name: str) -> bytes:
+    """The error of a task, `cause`, as that of the next one, which depends on it."""
+    names, rest = chain_of(error)
+    chain = "\n".join([*(names or [cause or "another task"]), name]).encode()
+    if len(chain) > MAX_CHAIN_BYTES:
+        return error
+    return CHAIN + len(chain).to_bytes(2, "big") + chain + rest
+
+
+def chain_of(error: bytes) -> tuple[list[str], bytes]:
+    """Through which tasks the error came, the first cause first, and the error of that."""
+    if error[:1] != CHAIN:
+        return [], error
+    end = 3 + int.from_bytes(error[1:3], "big")
+    return error[3:end].decode().split("\n"), error[end:]
 
 
 def _forget(txn: Txn, oid: bytes) -> None:
@@ -498,6 +536,7 @@ def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
 
 def bury(txn: Txn, session: int, note: int) -> None:
     """The tasks that a dead worker had claimed run again, those that killed too many fail."""
+    pid = pid_of(txn, session)
     txn.delete(WORKERS + pack_id(session))
     for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
@@ -509,7 +548,7 @@ def bury(txn: Txn, session: int, note: int) -> None:
             recipe = RECIPE.unpack(found.data)
             deaths = recipe.deaths + 1
             if deaths > MAX_DEATHS:
-                settle(txn, Done(oid, ERROR, KILLED + f"{recipe.name}|{deaths}|{session}".encode()))
+                settle(txn, Done(oid, ERROR, killed(recipe.name, deaths, pid)))
             else:
                 _put_back(txn, oid, found, _with(recipe, deaths=deaths))
 
