@@ -32,7 +32,7 @@ def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pick
     from . import spilling  # Which a worker without large values does not need.
 
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
-    spilling.make_room(host, sum(part.nbytes for part in parts))
+    spilling.make_room(host, _end([part.nbytes for part in parts]))
     name = f"{host.session}-{next(_numbers)}-{oid.hex()}"
     path = host.blob_path(name)
     spill = spilling.place()
@@ -72,6 +72,11 @@ def _places(sizes: Sequence[int]) -> list[int]:
         places.append(-(-end // align) * align)
         end = places[-1] + size
     return places
+
+
+def _end(sizes: Sequence[int]) -> int:
+    """How large the file becomes."""
+    return _places(sizes)[-1] + sizes[-1]
 
 
 def _write_all(fd: int, part: memoryview, at: int) -> None:

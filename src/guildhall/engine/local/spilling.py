@@ -28,7 +28,10 @@ def place() -> str:
 
 
 def make_room(host: EmbeddedHost, size_bytes: int) -> None:
-    """See that a blob of that size fits the hall's budget, if it has one. Raises StoreFull if it alone does not."""
+    """See that a blob of that size fits the hall's budget, if it has one. Raises StoreFull if it alone does not.
+
+    Who writes at the same time may be over it by what the others write just now.
+    """
     budget = host.read(values.budget)
     if budget is None:
         return
