@@ -9,6 +9,7 @@ from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import (
     counter,
+    delivery,
     event,
     lock,
     multilock,
@@ -22,7 +23,7 @@ from guildhall.primitives import (
     variable,
 )
 from guildhall.primitives.values import FINISHED
-from guildhall.store.keys import pack_name
+from guildhall.store.keys import pack, pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
 
@@ -67,6 +68,13 @@ def everything_at_once() -> set[bytes]:
     run(variable.await_newer, X, 1 << 30, Waiter(300, 10, 0))
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)
+    run(queue.get, X, 0, 1, 1, None)
+    run(queue.put, X, 0, b"\x80", None)
+    run(queue.put, X, 0, b"\x80", None)
+    run(delivery.take, X, 0, 300, 1, 0, None)
+    run(queue.get, X, 0, 1, 300, None, 0.0, pack((300, 0)), 1)
+    run(queue.put, X, 0, queue.item(b"", due=1000.5), None)
+    run(queue.put, X, 0, queue.item(b"", -1.0), None)
     return seen
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .client.handles import Event as Event
     from .client.handles import Lock as Lock
     from .client.handles import MultiLock as MultiLock
+    from .client.handles import PriorityQueue as PriorityQueue
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
     from .client.handles import RLock as RLock
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
     from .errors import Broken as Broken
+    from .errors import Closed as Closed
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -59,8 +61,10 @@ _HOMES = {
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
         "Counter", "Watch",
+        "PriorityQueue",
     ),
     "errors": (
+        "Closed",
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",

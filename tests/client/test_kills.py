@@ -60,7 +60,7 @@ def carry(txn: Any, source: bytes, target: bytes) -> None:
     """One stone from one queue to another, in one transaction."""
     got = queue.get(txn, source, 0, 1, 0, None)
     if not isinstance(got, Answer):
-        queue.put_many(txn, target, got)
+        queue.put_many(txn, target, got.items)
 
 
 def labour(hall: Any, number: int, board: Board, dice: random.Random) -> None:

@@ -27,6 +27,8 @@ from ..store.lmdb import LmdbStore
 from ..store.transaction import Waiter
 from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
+from .marks import Lane, Marks
+from .marks import read as read_marks
 
 T = TypeVar("T")
 
@@ -60,8 +62,10 @@ class EmbeddedHost:
         self._durable = durable
         self._estates = tuple(estates)
         self.opens = 1
-        self._deferred: deque[tuple[Any, ...]] = deque()
+        self._deferred: deque[Iterable[Any]] = deque()
         self._dropped: deque[bytes] = deque()
+        self.errand = self._deferred.append
+        """As `defer`, in one call that runs no line of Python: takes the op and its arguments as one iterable."""
         self._store: LmdbStore | None = None
         self.nudge: Callable[[], None] | None = None
         """Called by the first drop after a `settle`: somebody is to settle soon."""
@@ -98,6 +102,7 @@ class EmbeddedHost:
             self._numbers = itertools.count(1)
             session = self.insist(sessions.number)
             self._members.enter(session)
+            self._marks = Marks(self._marks_path(session), session)
             self.insist(sessions.join, Session(session, self._pid, self.role))
             self._session = session
             self._mark = forks.mark()  # Last: other threads take the mark for a session that may be used.
@@ -128,6 +133,15 @@ class EmbeddedHost:
         if not self._mark[0]:
             self.rejoin()
         return self._session
+
+    def lane(self) -> Lane:
+        """Where this thread marks what it has received."""
+        if not self._mark[0]:
+            self.rejoin()
+        try:
+            return self._marks.mine.lane  # type: ignore[no-any-return]
+        except AttributeError:
+            return self._marks.new_lane()
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 
@@ -273,10 +287,13 @@ class EmbeddedHost:
 
     def _bury_one(self, txn: Any, number: int) -> None:
         if not self._members.is_alive(number):
-            sessions.bury(txn, number, 0, self._estates, deadline.now())
+            sessions.bury(txn, number, 0, self._estates, deadline.now(), read_marks(self._marks_path(number)))
+
+    def _marks_path(self, session: int) -> str:
+        return os.path.join(self.directory, "bells", f"{session}.marks")
 
     def _sweep_traces(self, number: int) -> None:
-        """Remove the bells of a dead session, and the blobs that it did not finish."""
+        """Remove the bells and marks of a dead session, and the blobs that it did not finish."""
         with suppress(OSError):
             for name in os.listdir(os.path.join(self.directory, "bells")):
                 if name.startswith(f"{number}."):
@@ -313,11 +330,12 @@ class EmbeddedHost:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
-            self.transact(sessions.bury, self.session, 0, self._estates, deadline.now())
+            self.transact(sessions.bury, self.session, 0, self._estates, deadline.now(), self._marks.words())
         if self._store is not None:
             self._store.close()
         for bell in self._bells:
             bell.close()
+        self._marks.close()
         self._ringer.close()
         self.watch.close()
         is_last = not self._members.anybody()
@@ -340,7 +358,7 @@ def _nothing(txn: Any) -> None:
     """An errand that only asks for a flush."""
 
 
-def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:
+def _run_all(txn: Any, batch: Iterable[Iterable[Any]]) -> None:
     for op, *args in batch:
         op(txn, *args)
 

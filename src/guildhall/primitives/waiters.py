@@ -121,6 +121,11 @@ def which_granted(txn: Txn, many: Sequence[Waiter]) -> list[Waiter]:
     return [waiter for waiter in many if is_granted(txn, waiter)]
 
 
+def is_gone(txn: Txn, waiter: Waiter) -> bool:
+    """Whether the waiter, once parked, has been granted something that it need not collect."""
+    return txn.get(_wait_key(waiter.session, waiter.number)) is None
+
+
 def collect(txn: Txn, waiter: Waiter) -> bytes | None:
     """What the waiter was granted, once; None if there was nothing to collect."""
     key = _wait_key(waiter.session, waiter.number)

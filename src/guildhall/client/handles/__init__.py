@@ -7,7 +7,7 @@ from .counter import Counter
 from .event import Event
 from .lock import Lock
 from .multilock import MultiLock
-from .queue import Queue
+from .queue import PriorityQueue, Queue, Taken
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
@@ -19,4 +19,5 @@ __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
     "Counter", "Watch",
+    "PriorityQueue", "Taken",
 ]  # fmt: skip
