@@ -286,7 +286,10 @@ class Semaphore(handles.Semaphore):
 class Queue(handles.Queue):
     """As `guildhall.Queue`; iterate with `async for`, take with `async with queue.take() as item`."""
 
-    async def _put(self, value: Any, timeout_s: float | None, rank: float, due: float) -> None:  # type: ignore[override]
+    async def put(  # type: ignore[override]
+        self, value: Any, timeout: Timeout = None, *, delay: Timeout = None, priority: float = 0
+    ) -> None:
+        timeout_s, due, rank = deadline.seconds(timeout), self._due(delay), self._rank(priority)
         host = self._host
         stored, spent = self._store(host, value)
         try:
@@ -294,9 +297,6 @@ class Queue(handles.Queue):
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
-
-    async def put(self, value: Any, timeout: Timeout = None, *, delay: Timeout = None) -> None:  # type: ignore[override]
-        await self._put(value, deadline.seconds(timeout), 0.0, self._due(delay))
 
     async def put_many(self, items: Any) -> None:  # type: ignore[override]
         super().put_many(items)
@@ -312,7 +312,7 @@ class Queue(handles.Queue):
             lane.words[lane.index] = lane.number
             lane.spent = spent
             return value
-        except Exception:
+        except (TimedOut, Closed):
             raise
         except BaseException:
             self._take_back(host, lane)
@@ -328,7 +328,7 @@ class Queue(handles.Queue):
         try:
             parcel = await drive.arun(host, self._take_flow(host, timeout_s, attempt, limit))
             return Taken(self, host, parcel, self._read(host, parcel))
-        except Exception:
+        except (TimedOut, Closed):
             raise
         except BaseException:
             self._untake(host, attempt)
@@ -365,11 +365,6 @@ class Queue(handles.Queue):
 
 class PriorityQueue(handles.PriorityQueue, Queue):
     """As `guildhall.PriorityQueue`."""
-
-    async def put(  # type: ignore[override]
-        self, value: Any, timeout: Timeout = None, *, delay: Timeout = None, priority: float = 0
-    ) -> None:
-        await self._put(value, deadline.seconds(timeout), self._rank(priority), self._due(delay))
 
 
 class Taken(handles.Taken):

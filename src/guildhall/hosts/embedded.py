@@ -138,10 +138,7 @@ class EmbeddedHost:
         """Where this thread marks what it has received."""
         if not self._mark[0]:
             self.rejoin()
-        try:
-            return self._marks.mine.lane  # type: ignore[no-any-return]
-        except AttributeError:
-            return self._marks.new_lane()
+        return self._marks.lane()
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 

@@ -27,16 +27,24 @@ LANES = 512
 class Lane:
     """One thread's word. A call takes the next number, and when it is over writes it: `words[index] = number`.
 
-    `step` is 1; or 0 for a thread without a word in shared memory, whose calls all have number 0. `key` names the lane
-    in the hall. `spent` is for the caller: a key that its next call will delete.
+    So `number` is above the word while a call is under way that may have been handed something, and only then. `step`
+    is 1; or 0 where there is no word in shared memory: then all calls have number 0. `key` names the lane in the hall.
+    `spent` is for the caller: a key that its next call will delete, or that of the thread which has the word next.
     """
 
     __slots__ = ("__weakref__", "_free", "index", "key", "number", "session", "spent", "step", "words")
 
-    def __init__(self, session: int, words: MutableSequence[int], index: int, free: deque[int] | None) -> None:
+    def __init__(
+        self,
+        session: int,
+        words: MutableSequence[int],
+        index: int,
+        free: deque[tuple[int, bytes]] | None,
+        spent: bytes = b"",
+    ) -> None:
         self.session = session
         self.key = pack_int(session) + pack_int(index)
-        self.spent = b""
+        self.spent = spent
         self.words = words
         self.index = index
         self.number = words[index]
@@ -44,9 +52,9 @@ class Lane:
         self._free = free
 
     def __del__(self) -> None:
-        """With its thread; the next thread goes on with the number."""
-        if self._free is not None:
-            self._free.append(self.index)
+        """With its thread; the next thread goes on with the number. Not if a call never came to its end."""
+        if self._free is not None and self.number == self.words[self.index]:
+            self._free.append((self.index, self.spent))
 
 
 class Marks:
@@ -57,25 +65,34 @@ class Marks:
         self._session = session
         self.mine = threading.local()
         self._gate = threading.Lock()
-        self._free: deque[int] | None = None
+        self._free: deque[tuple[int, bytes]] | None = None
+        self._no_lane = Lane(session, [0], 0, None)
         self._words: MutableSequence[int] = []
         self._lanes: WeakSet[Lane] = WeakSet()
 
-    def new_lane(self) -> Lane:
-        """A word for this thread, from now on `mine.lane`."""
+    def lane(self) -> Lane:
+        """This thread's. For a call inside of another, as of a signal's handler, one without a word."""
+        try:
+            lane: Lane = self.mine.lane
+        except AttributeError:
+            return self._new_lane()
+        return lane if lane.number == lane.words[lane.index] else self._no_lane
+
+    def _new_lane(self) -> Lane:
         with self._gate:
-            self.mine.lane = lane = self._new_lane()
+            self.mine.lane = lane = self._free_lane()
             self._lanes.add(lane)
         return lane
 
-    def _new_lane(self) -> Lane:
+    def _free_lane(self) -> Lane:
         if self._free is None:
             with suppress(OSError):  # No room: then the calls are as without marks.
                 self._words = _mapped(self._path)
-                self._free = deque(range(LANES))
+                self._free = deque((index, b"") for index in range(LANES))
         if self._free:
-            return Lane(self._session, self._words, self._free.popleft(), self._free)
-        return Lane(self._session, [0], 0, None)
+            index, spent = self._free.popleft()
+            return Lane(self._session, self._words, index, self._free, spent)
+        return self._no_lane
 
     def close(self) -> None:
         """Remove the file and unmap it: its file system may be unmounted next. A call that still runs marks nothing."""

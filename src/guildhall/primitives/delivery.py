@@ -76,8 +76,6 @@ def _hold(txn: Txn, name: bytes, queue: Queue, session: int, attempt: int, limit
     more.taken += 1
     taken = Taken(len(name), attempt, item.deliveries + 1, limit or more.max_deliveries, item.value)
     txn.put(_key(session, name, position), _TAKEN.pack(taken))
-    if uses := values.uses_of(item.value):
-        values.hold_for(txn, session, uses)
     queues.settle(txn, name, queue)
     return Parcel(position, taken.deliveries, item.value)
 

@@ -521,17 +521,17 @@ def _with_back(txn: Txn, name: bytes, granted: bytes) -> Queue:
 def _hand_over(
     txn: Txn, name: bytes, session: int, batch: Batch, kept: Kept, lane: bytes, number: int, spent: bytes
 ) -> None:
-    """The session holds what it needs to read the items; the hand holds what the queue held, if there is one."""
+    """What the queue held to keep the items readable, the hand holds, or the session if there is none."""
     if spent:
         txn.delete(spent)
-    for item in batch.items:
-        if uses := uses_of(item):
-            values.hold_for(txn, session, uses)
-            if not number:
-                values.release(txn, uses)
     if number:
         key = hand_key(lane, number, is_light(batch.items))
         txn.put(key, _pack_hand(Hand(name, number, batch.positions, kept)))
+        return
+    for item in batch.items:
+        if uses := uses_of(item):
+            values.hold_for(txn, session, uses)
+            values.release(txn, uses)
 
 
 def is_light(items: tuple[bytes, ...]) -> bool:

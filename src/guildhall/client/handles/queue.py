@@ -20,7 +20,7 @@ from ...hosts.embedded import EmbeddedHost
 from ...hosts.marks import Lane
 from ...primitives import delivery, queue, values, waiters
 from ...primitives.delivery import Parcel
-from ...primitives.op import BUSY
+from ...primitives.op import BUSY, Answer
 from ...primitives.queue import CLOSED, Batch, Light
 from ...store.transaction import Waiter
 from .. import drive
@@ -89,45 +89,52 @@ class Queue(Handle):
 
     # -- putting ------------------------------------------------------------------------------------------------------
 
-    def put(self, value: Any, timeout: Timeout = None, *, delay: Timeout = None) -> None:
+    def put(self, value: Any, timeout: Timeout = None, *, delay: Timeout = None, priority: float = 0) -> None:
         """Append the item; waits while the queue is full. Raises TimedOut, and then nothing was put; raises Closed.
 
         `delay`: nobody gets it for so many seconds from now; then it stands where it would without. It counts for
         `maxsize` meanwhile. The time is the wall clock's, so that it holds when the machine was started anew.
+        `priority` is a number, up to the 53 bits that a float holds exactly; the lowest comes first (`PriorityQueue`).
 
         If you stop waiting, nothing was put. If this process dies waiting, nothing was.
         """
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         due = 0.0 if delay is None else self._due(delay)
-        self._put(value, timeout_s, 0.0, due)
-
-    def _put(self, value: Any, timeout_s: float | None, rank: float, due: float) -> None:
+        rank = 0.0 if priority == 0 else self._rank(priority)
         host = self._given or current.now or host_of(None)
         stored, spent = self._store(host, value)
-        if rank or due:
-            stored = queue.item(stored, rank, due)
         try:
+            if rank or due:
+                stored = queue.item(stored, rank, due)
             answer = host.transact(queue.put, self._key, self.maxsize, stored, None)
-            if answer is BUSY:
-                drive.run(host, self._put_flow(host, stored, timeout_s))
-            elif answer is CLOSED:
-                raise self._closed("nothing can be put")
+            if answer is not True:
+                drive.run(host, self._put_flow(host, stored, timeout_s, answer))
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
 
-    def _put_flow(self, host: EmbeddedHost, stored: bytes, timeout_s: float | None) -> Flow[None]:
+    def _put_flow(self, host: EmbeddedHost, stored: bytes, timeout_s: float | None, answer: Any = None) -> Flow[None]:
+        """`answer` is that of an attempt made already."""
+
+        def ask(waiter: Waiter | None) -> Any:
+            return host.transact(queue.put, self._key, self.maxsize, stored, waiter)
+
         def collect(waiter: Waiter) -> Any:
             return host.read(waiters.is_gone, waiter) or host.transact(queue.collect_put, waiter)
 
-        answer = yield from drive.waiting(
-            host,
-            lambda waiter: host.transact(queue.put, self._key, self.maxsize, stored, waiter),
-            collect,
-            lambda waiter: host.transact(queue.leave_put, self._key, waiter, stored),
-            timeout_s,
-            leave=lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
-        )
+        if answer is None:
+            answer = ask(None)
+        if answer is BUSY and timeout_s == 0:
+            answer = LATE
+        elif answer is BUSY:
+            answer = yield from drive.waiting(
+                host,
+                ask,
+                collect,
+                lambda waiter: host.transact(queue.leave_put, self._key, waiter, stored),
+                timeout_s,
+                leave=lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
+            )
         if answer is LATE:
             raise TimedOut(f"queue {self.name!r:.60}: still full after {timeout_s:g} s")
         if answer is CLOSED:
@@ -145,6 +152,17 @@ class Queue(Handle):
                 return 0.0
             raise Misuse(f"queue {self.name!r:.60}: delay {delay!r:.60}: expected a time that comes")
         return _wall() + delay_s if delay_s else 0.0
+
+    def _rank(self, priority: Any) -> float:
+        if isinstance(priority, bool) or not isinstance(priority, int | float):
+            raise WrongType(f"queue {self.name!r:.60}: priority: expected a number, got {priority!r:.60}")
+        try:
+            rank = float(priority)
+        except OverflowError:
+            rank = math.nan
+        if rank != priority:  # Not a number, too.
+            raise Misuse(f"queue {self.name!r:.60}: priority {priority!r:.60}: expected a number that a float can hold")
+        return rank
 
     def put_many(self, items: Any) -> None:
         """Append all items in one step, whatever the bound. Raises Closed."""
@@ -183,7 +201,7 @@ class Queue(Handle):
                     queue.get, self._key, self.maxsize, want, lane.session, None, _wall(), lane.key, number, lane.spent
                 )
             except StoreFull:
-                taken = self._try_get(host, lane, want, None)
+                taken = self._unguarded(host, lane, queue.get, self.maxsize, want, lane.session, None, _wall())
             if taken.__class__ is tuple and batch is False:
                 spent, item = taken
                 try:
@@ -192,38 +210,53 @@ class Queue(Handle):
                     self._sort_out(host, lane, (item,), [0])
                     raise
             else:
+                self._is_empty_handed(lane, taken)
                 taken = drive.run(host, self._get_flow(host, lane, timeout_s, want, taken))
                 value, spent = self._open(host, lane, taken, batch)
             # These lines call nothing, so no Ctrl-C comes between them: to be marked is to be returned.
             lane.words[lane.index] = lane.number
             lane.spent = spent
             return value
-        except Exception:
+        except (TimedOut, Closed):
             raise
-        except BaseException:
+        except BaseException:  # Ctrl-C, or what the handler of a signal raises.
             self._take_back(host, lane)
             raise
 
     def _try_get(self, host: EmbeddedHost, lane: Lane, want: int, waiter: Waiter | None) -> Any:
-        key, session, now = self._key, lane.session, _wall()
-        lane.number = number = lane.number + lane.step
-        try:
-            return host.transact(queue.get, key, self.maxsize, want, session, waiter, now, lane.key, number, lane.spent)
-        except StoreFull:  # Emptying it comes before keeping the item until it has arrived.
-            return host.transact(queue.get, key, self.maxsize, want, session, waiter, now, lane.key, 0, lane.spent)
+        return self._handed(host, lane, queue.get, self.maxsize, want, lane.session, waiter, _wall())
 
-    def _collect(self, host: EmbeddedHost, lane: Lane, waiter: Waiter) -> Any:
+    def _handed(self, host: EmbeddedHost, lane: Lane, op: Any, *args: Any) -> Any:
+        """What the op hands to this thread, if it does."""
         lane.number = number = lane.number + lane.step
         try:
-            return host.transact(queue.collect, self._key, waiter, lane.key, number, lane.spent)
+            answer = host.transact(op, self._key, *args, lane.key, number, lane.spent)
         except StoreFull:
-            return host.transact(queue.collect, self._key, waiter, lane.key, 0, lane.spent)
+            answer = self._unguarded(host, lane, op, *args)
+        self._is_empty_handed(lane, answer)
+        return answer
+
+    def _unguarded(self, host: EmbeddedHost, lane: Lane, op: Any, *args: Any) -> Any:
+        """As `_handed`, in a full store: emptying it comes before keeping the item until it has arrived."""
+        answer = host.transact(op, self._key, *args, lane.key, 0, lane.spent)
+        lane.words[lane.index] = lane.number
+        return answer
+
+    @staticmethod
+    def _is_empty_handed(lane: Lane, answer: Any) -> None:
+        """Mark that this call was handed nothing, if so: others of this thread may come before it is handed something.
+
+        That is what coroutines do.
+        """
+        if isinstance(answer, Answer) or answer is CLOSED:
+            lane.words[lane.index] = lane.number
 
     @staticmethod
     def _take_back(host: EmbeddedHost, lane: Lane) -> None:
         """What this thread's last get was handed goes back, unless it arrived."""
         if lane.number > lane.words[lane.index]:
             host.transact(delivery.take_back, lane.key, lane.number)
+            lane.words[lane.index] = lane.number
 
     def _want(self, batch: Any) -> int:
         """How many items a getter waits for; 0 for all there are."""
@@ -246,36 +279,45 @@ class Queue(Handle):
         if trouble is not None:  # One that cannot be read does not take its neighbours along.
             self._sort_out(host, lane, items, unreadable)
             raise trouble
-        self._release(host, items)
         spent = b""
-        if not isinstance(taken, Batch):
+        if lane.number == lane.words[lane.index]:
+            self._release(host, items)
+        elif not isinstance(taken, Batch):
             spent = taken[0]
         elif queue.is_light(items):
             spent = queue.ITEMS + self._key + taken.positions[0]
         else:  # What is too much to be in hand until the next get goes soon.
-            host.defer(delivery.received, lane.key, lane.number)
+            host.errand(_Arrival(host, lane))
         return read if batch else read[0], spent
 
     def _sort_out(self, host: EmbeddedHost, lane: Lane, items: tuple[bytes, ...], unreadable: list[int]) -> None:
-        host.transact(delivery.sort_out, lane.key, lane.number, unreadable)
-        self._release(host, items)
+        if lane.number == lane.words[lane.index]:
+            self._release(host, items)
+        else:
+            host.transact(delivery.sort_out, lane.key, lane.number, unreadable)
+            lane.words[lane.index] = lane.number
 
     @staticmethod
     def _release(host: EmbeddedHost, items: tuple[bytes, ...]) -> None:
-        """This session gives back what it held to read the items."""
+        """What was not in hand, this session held to read it."""
         uses = tuple(use for item in items for use in queue.uses_of(item))
         if uses:
             host.defer(values.release_for, host.session, uses)
 
     def _get_flow(
-        self, host: EmbeddedHost, lane: Lane, timeout_s: float | None, want: int, answer: Any = BUSY
+        self, host: EmbeddedHost, lane: Lane, timeout_s: float | None, want: int, answer: Any = None
     ) -> Flow[Light | Batch]:
+        """`answer` is that of an attempt made already."""
         key = self._key
-        if answer is BUSY:
+        if answer is None:
+            answer = self._try_get(host, lane, want, None)
+        if answer is BUSY and timeout_s == 0:
+            answer = LATE
+        elif answer is BUSY:
             answer = yield from drive.waiting(
                 host,
                 lambda waiter: self._try_get(host, lane, want, waiter),
-                lambda waiter: self._collect(host, lane, waiter),
+                lambda waiter: self._handed(host, lane, queue.collect, waiter),
                 lambda waiter: host.transact(queue.withdraw_get, key, waiter),
                 timeout_s,
                 leave=lambda waiter: host.transact(queue.leave_get, key, waiter),
@@ -330,7 +372,7 @@ class Queue(Handle):
         try:
             parcel = drive.run(host, self._take_flow(host, timeout_s, attempt, limit))
             return Taken(self, host, parcel, self._read(host, parcel))
-        except Exception:
+        except (TimedOut, Closed):
             raise
         except BaseException:  # Ctrl-C may come when it is taken already, and nobody would acknowledge it.
             self._untake(host, attempt)
@@ -354,7 +396,9 @@ class Queue(Handle):
             return host.transact(delivery.take, key, self.maxsize, session, attempt, limit, waiter, _wall())
 
         answer = ask(None)
-        if answer is BUSY:
+        if answer is BUSY and timeout_s == 0:
+            answer = LATE
+        elif answer is BUSY:
             answer = yield from drive.waiting(
                 host,
                 ask,
@@ -372,7 +416,7 @@ class Queue(Handle):
 
     def _read(self, host: EmbeddedHost, parcel: Parcel) -> Any:
         try:
-            return payload.unpack(host, parcel.value)
+            return payload.decode(host, values.unpack(parcel.value).data)
         except Exception:
             host.transact(delivery.condemn, self._key, host.session, parcel.position, parcel.deliveries)
             raise
@@ -453,32 +497,31 @@ class Given:
 
 
 class PriorityQueue(Queue):
-    """A Queue whose items have priorities: the lowest number comes first, as in `queue.PriorityQueue`.
+    """A Queue by a name that says what it is for: the lowest priority comes first, as in `queue.PriorityQueue`.
 
         queue.put("now", priority=-1)
         queue.put("some time")  # Priority 0; those of equal priority come in the order they were put.
 
-    It is the Queue of the same name: who gets through that one gets in the order of the priorities too. Other than in
-    `queue.PriorityQueue`, items are never compared, so any will do. Task priorities, where the highest comes first, are
-    something else.
+    It is the Queue of the same name, in the same order. Other than in `queue.PriorityQueue`, items are never compared,
+    so any will do. Task priorities, where the highest comes first, are something else.
     """
 
-    def put(self, value: Any, timeout: Timeout = None, *, delay: Timeout = None, priority: float = 0) -> None:
-        """As `Queue.put`. `priority` is a number, up to the 53 bits that a float holds exactly."""
-        timeout_s = None if timeout is None else deadline.seconds(timeout)
-        due = 0.0 if delay is None else self._due(delay)
-        self._put(value, timeout_s, self._rank(priority), due)
 
-    def _rank(self, priority: Any) -> float:
-        if isinstance(priority, bool) or not isinstance(priority, int | float):
-            raise WrongType(f"queue {self.name!r:.60}: priority: expected a number, got {priority!r:.60}")
-        try:
-            rank = float(priority)
-        except OverflowError:
-            rank = math.nan
-        if rank != priority:  # Not a number, too.
-            raise Misuse(f"queue {self.name!r:.60}: priority {priority!r:.60}: expected a number that a float can hold")
-        return rank
+class _Arrival:
+    """An errand of the host: ends the hand of a get once that has arrived; until then it is put off."""
+
+    __slots__ = ("_host", "_lane", "_number")
+
+    def __init__(self, host: EmbeddedHost, lane: Lane) -> None:
+        self._host = host
+        self._lane = lane
+        self._number = lane.number
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._lane.words[self._lane.index] < self._number:
+            self._host.errand(self)
+            return iter((_nothing,))
+        return iter((delivery.received, self._lane.key, self._number))
 
 
 class _Dropped(weakref.ref["Taken"]):
