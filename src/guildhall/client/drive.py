@@ -26,12 +26,14 @@ LOOK_AGAIN_S = 0.05
 class Pause(NamedTuple):
     """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
-    A flow that stands in several lines, all with one bell of its own, gives that instead of a waiter.
+    A flow that stands in several lines, all with one bell of its own, gives that instead of a waiter. One that
+    `looks_again` is asked once more before the sleep, when its bell hangs: it would not have heard what came before.
     """
 
     waiter: Waiter | None
     left_s: float | None
     bell: Bell | None = None
+    looks_again: bool = False
 
 
 class Glance(NamedTuple):
@@ -83,7 +85,8 @@ def waiting(
                         return LATE
                     break
                 due_s = None if due is None else due(waiter)
-                yield Pause(waiter, left_s if due_s is None else due_s if left_s is None else min(left_s, due_s))
+                nap_s = left_s if due_s is None else due_s if left_s is None else min(left_s, due_s)
+                yield Pause(waiter, nap_s, looks_again=due is not None)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -126,8 +129,9 @@ class _Sleeper:
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
     def pause(self, pause: Pause) -> None:
+        hung = self._armed
         bell = pause.bell or self._arm(pause.waiter)
-        if bell is not None:
+        if bell is not None and not (pause.looks_again and self._armed != hung):
             self._sleep(bell, pause.left_s)
 
     def _arm(self, waiter: Waiter | None) -> Bell | None:
@@ -172,13 +176,15 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 return end.value  # type: ignore[no-any-return]
             if isinstance(pause, Glance):
                 continue  # A coroutine does not hold up its loop.
-            waiter, left_s, _ = pause
+            waiter, left_s, _, looks_again = pause
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
                     if not lounge.arm(waiter):
                         continue
                     armed = waiter
+                    if looks_again:
+                        continue
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
                 if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):

@@ -19,11 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from .. import deadline
-from ..errors import Broken, HallDamaged, HallRefused, Misuse, StoreFull
+from ..errors import Broken, GuildhallError, HallDamaged, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
-from ..store.lmdb import LmdbStore
+from ..store.lmdb import LmdbStore, was_undone
 from ..store.transaction import Waiter
 from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
@@ -135,10 +135,15 @@ class EmbeddedHost:
         return self._session
 
     def lane(self) -> Lane:
-        """Where this thread marks what it has received."""
+        """Where this thread marks what it has received. A call inside of another (a signal's handler) does not."""
         if not self._mark[0]:
             self.rejoin()
-        return self._marks.lane()
+        marks = self._marks
+        try:
+            lane: Lane = marks.mine.lane
+        except AttributeError:
+            return marks.new_lane()
+        return lane if lane.number == lane.words[lane.index] else marks.no_lane
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 
@@ -167,18 +172,23 @@ class EmbeddedHost:
             self._deferred.append((_nothing,))
 
     def flush(self) -> None:
-        """Run what was deferred, in one transaction. In a full store it stays deferred."""
+        """Run what was deferred, in one transaction. In a full store it stays deferred; so it does if Ctrl-C comes."""
         if not self._deferred and not self._dropped:
             return
-        batch, dropped = _taken(self._deferred), _taken(self._dropped)
-        if dropped:
-            batch.append((sessions.release_for, self._session, dropped))
+        batch: list[Iterable[Any]] = []
+        dropped: list[bytes] = []
+        ran: list[bool] = []
         self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
         try:
-            if batch:
-                self.transact(_run_all, batch)
-        except StoreFull:
-            self._deferred.extend(batch)
+            _move(self._deferred, batch)
+            _move(self._dropped, dropped)
+            self.transact(_run_all, batch, self._session, dropped, ran)
+        except BaseException as error:
+            if _may_go_again(error) and (was_undone(error) or not ran):
+                self._deferred.extend(batch)
+                self._dropped.extend(dropped)
+            if not isinstance(error, StoreFull):
+                raise
         finally:
             self._is_flushing = False
         self._ask_to_flush()
@@ -342,22 +352,31 @@ class EmbeddedHost:
             remove_hall(self.directory)
 
 
-def _taken(line: deque[T]) -> list[T]:
-    """A portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile."""
-    portion: list[T] = []
+def _move(line: deque[T], portion: list[T]) -> None:
+    """Put a portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile.
+
+    In one call, so that Ctrl-C never finds one that is in neither.
+    """
     with suppress(IndexError):
-        while len(portion) < MAX_DEFERRED:
-            portion.append(line.popleft())
-    return portion
+        portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED))
+
+
+def _may_go_again(error: BaseException) -> bool:
+    """Whether the error came from outside, and not from what was run."""
+    return isinstance(error, StoreFull) or not isinstance(error, GuildhallError)
 
 
 def _nothing(txn: Any) -> None:
     """An errand that only asks for a flush."""
 
 
-def _run_all(txn: Any, batch: Iterable[Iterable[Any]]) -> None:
+def _run_all(txn: Any, batch: Iterable[Iterable[Any]], session: int, dropped: list[bytes], ran: list[bool]) -> None:
+    """Run the errands and let go of what the session dropped. `ran` is told when all was run."""
     for op, *args in batch:
         op(txn, *args)
+    if dropped:
+        sessions.release_for(txn, session, dropped)
+    ran.append(True)
 
 
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------

@@ -52,9 +52,12 @@ class Lane:
         self._free = free
 
     def __del__(self) -> None:
-        """With its thread; the next thread goes on with the number. Not if a call never came to its end."""
+        """With its thread; the next thread goes on with the number, first of all free ones: it deletes what is spent.
+
+        Not if a call never came to its end.
+        """
         if self._free is not None and self.number == self.words[self.index]:
-            self._free.append((self.index, self.spent))
+            self._free.appendleft((self.index, self.spent))
 
 
 class Marks:
@@ -66,19 +69,13 @@ class Marks:
         self.mine = threading.local()
         self._gate = threading.Lock()
         self._free: deque[tuple[int, bytes]] | None = None
-        self._no_lane = Lane(session, [0], 0, None)
+        self.no_lane = Lane(session, [0], 0, None)
+        """For calls that have no word."""
         self._words: MutableSequence[int] = []
         self._lanes: WeakSet[Lane] = WeakSet()
 
-    def lane(self) -> Lane:
-        """This thread's. For a call inside of another, as of a signal's handler, one without a word."""
-        try:
-            lane: Lane = self.mine.lane
-        except AttributeError:
-            return self._new_lane()
-        return lane if lane.number == lane.words[lane.index] else self._no_lane
-
-    def _new_lane(self) -> Lane:
+    def new_lane(self) -> Lane:
+        """A word for this thread, from now on `mine.lane`."""
         with self._gate:
             self.mine.lane = lane = self._free_lane()
             self._lanes.add(lane)
@@ -92,7 +89,7 @@ class Marks:
         if self._free:
             index, spent = self._free.popleft()
             return Lane(self._session, self._words, index, self._free, spent)
-        return self._no_lane
+        return self.no_lane
 
     def close(self) -> None:
         """Remove the file and unmap it: its file system may be unmounted next. A call that still runs marks nothing."""

@@ -136,6 +136,8 @@ _ITEM_HEAD = b"\x95"
 """How an Item begins, in msgpack: an array of five. A value begins with 80 (a pickle) or 93 (a Stored)."""
 _PLAIN = b"\x80"
 _IN_PLACE = (None,)
+_HAND_TAG = 1
+"""A Hand that is written as the tuple that it is costs half."""
 _SHUT = b""
 """Granted to a waiter in place of what it wanted."""
 _DEAD = b"\x02dead letters\x00\x00\x00"
@@ -339,15 +341,20 @@ def place(txn: Txn, name: bytes, queue: Queue, position: bytes, item: bytes) -> 
 
 
 def delay(txn: Txn, name: bytes, queue: Queue, position: bytes, item: bytes, due: float) -> None:
-    """The item will stand at its position from the time `due` on. Whoever sleeps at the head learns when to look."""
+    """The item will stand at its position from the time `due` on."""
     txn.put(DELAYED + name + pack((due,)) + position, item)
     more = more_of(queue)
     more.delayed += 1
     if not more.due or due < more.due:
         more.due = due
-        getter = waiters.head(txn, GETTERS + name) if queue.is_awaited else None
-        if getter is not None and getter[0].bell:
-            txn.wake(getter[0])
+        _warn(txn, name, queue)
+
+
+def _warn(txn: Txn, name: bytes, queue: Queue) -> None:
+    """Whoever waits at the head is the one who looks when a delayed item is due: that may be sooner than it knows."""
+    getter = waiters.head(txn, GETTERS + name) if queue.is_awaited else None
+    if getter is not None and getter[0].bell:
+        txn.wake(getter[0])
 
 
 def ripen(txn: Txn, name: bytes, now: float) -> None:
@@ -405,7 +412,7 @@ def get(
             queue.size -= 1
             if spent:
                 txn.delete(spent)
-            txn.put(HANDS + lane, _pack_hand(Hand(name, number, (position,), _IN_PLACE)))
+            txn.put(HANDS + lane, _pack_hand((_HAND_TAG, name, number, (position,), _IN_PLACE)))
             txn.put(QUEUES + name, _pack_queue(queue))
             return key, item
     granted = grant(txn, name, queue, want, waiter, now, is_left=number > 0)
@@ -499,7 +506,10 @@ def leave_get(txn: Txn, name: bytes, waiter: Waiter) -> bool:
     """Stop waiting, and let those behind be served who want less. False if items were granted meanwhile."""
     if not waiters.withdraw(txn, waiter):
         return False
-    settle(txn, name, look(txn, name))
+    queue = look(txn, name)
+    settle(txn, name, queue)
+    if queue.more is not None and queue.more.due:
+        _warn(txn, name, queue)
     return True
 
 
@@ -560,12 +570,14 @@ def settle(txn: Txn, name: bytes, queue: Queue) -> None:
 
 def _serve(txn: Txn, name: bytes, queue: Queue) -> None:
     """Getters and putters in turn, until nobody can go on."""
+    is_new_head = False
     while True:
         getter = waiters.head(txn, GETTERS + name)
         want = 0 if getter is None else _wanted(getter[1])
         if getter is not None and (queue.size >= want or _is_over(queue)):
             batch, _ = _take(txn, name, queue, min(want, queue.size))
             waiters.unpark(txn, GETTERS + name, BATCH.pack(batch) if batch.items else _SHUT)
+            is_new_head = True
             continue
         putter = waiters.head(txn, PUTTERS + name) if queue.maxsize else None
         if putter is not None and _is_closed(queue):
@@ -577,6 +589,8 @@ def _serve(txn: Txn, name: bytes, queue: Queue) -> None:
             waiters.unpark(txn, PUTTERS + name)
             continue
         queue.is_awaited = getter is not None or putter is not None
+        if is_new_head and queue.more is not None and queue.more.due:
+            _warn(txn, name, queue)
         return
 
 
