@@ -518,23 +518,28 @@ def test_a_getter_that_falls_asleep_hears_of_an_item_delayed_meanwhile(hall: Hal
 def test_the_next_in_line_takes_over_the_watch_for_what_is_delayed(hall: Hall) -> None:
     queue = Queue("q", hall=hall)
 
-    def get(timeout: float) -> float:
+    ended: list[float] = []
+
+    def get(timeout: float) -> None:
         with suppress(TimedOut):
             queue.get(timeout=timeout)
-        return time.time()
+        ended.append(time.time())
 
-    for leaves in (True, False):
-        first = Child(get, 0.3 if leaves else 10)
+    for leaves in (True, False):  # Threads: the death of a process would wake the other.
+        first = threading.Thread(target=get, args=(0.3 if leaves else 10,))
+        first.start()
         assert eventually(lambda: queue.statistics().getters == 1)
-        second = Child(get, 10)
+        second = threading.Thread(target=get, args=(10,))
+        second.start()
         assert eventually(lambda: queue.statistics().getters == 2)
         time.sleep(0.05)
-        due = time.time() + 0.6
-        queue.put("later", delay=0.6)
+        due = time.time() + 0.5
+        queue.put("later", delay=0.5)
         if not leaves:
             queue.put("now")
-        first.result()
-        assert 0 <= second.result() - due < 0.25
+        first.join()
+        second.join()
+        assert 0 <= ended[-1] - due < 0.25
 
 
 def test_a_try_that_fails_asks_the_store_once(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
