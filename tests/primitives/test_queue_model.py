@@ -201,8 +201,6 @@ class QueueModel(RuleBasedStateMachine):
         self.marks[session] = number
         if isinstance(answer, tuple):
             self.spent[session] = answer[0]
-        elif queue.is_light(answer.items):
-            self.spent[session] = queue.ITEMS + N + answer.positions[0]
         else:
             self.store.transact(delivery.received, pack_int(session) + pack_int(0), number)
 

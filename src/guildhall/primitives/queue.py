@@ -125,7 +125,7 @@ Kept = tuple[bytes | None, ...]
 """What a hand has of a batch: None for an item that was left where it stood."""
 
 Light = tuple[bytes, bytes]
-"""One item left where it stood, as most gets are answered: its key, the `spent` of the next get, and the item."""
+"""One item in hand that keeps nothing alive, as most gets are answered: the `spent` of the next get, and the item."""
 
 QUEUE = Form(Queue)
 ITEM = Form(Item)
@@ -136,6 +136,7 @@ _ITEM_HEAD = b"\x95"
 """How an Item begins, in msgpack: an array of five. A value begins with 80 (a pickle) or 93 (a Stored)."""
 _PLAIN = b"\x80"
 _IN_PLACE = (None,)
+_ONE = pack_int(1)
 _HAND_TAG = 1
 """A Hand that is written as the tuple that it is costs half."""
 _SHUT = b""
@@ -270,9 +271,13 @@ def put(txn: Txn, name: bytes, maxsize: int, item: bytes, waiter: Waiter | None)
         queue.is_awaited = True
         txn.put(QUEUES + name, _pack_queue(queue))
         return waiters.park(txn, PUTTERS + name, waiter, item)
-    if item[:1] == _PLAIN:  # As `append` does, for nearly all.
-        txn.put(ITEMS + name + pack_int(queue.end), item)
+    if item[:1] == _PLAIN:  # As `append` and `_serve` do, for nearly all.
+        position = pack_int(queue.end)
         queue.end += 1
+        if queue.is_awaited and not queue.size and _pass_over(txn, name, queue, position, item):
+            txn.put(QUEUES + name, _pack_queue(queue))
+            return True
+        txn.put(ITEMS + name + position, item)
         queue.size += 1
     else:
         values.hold(txn, uses_of(item))
@@ -280,6 +285,16 @@ def put(txn: Txn, name: bytes, maxsize: int, item: bytes, waiter: Waiter | None)
     if queue.is_awaited:
         _serve(txn, name, queue)
     txn.put(QUEUES + name, _pack_queue(queue))
+    return True
+
+
+def _pass_over(txn: Txn, name: bytes, queue: Queue, position: bytes, item: bytes) -> bool:
+    """Whether the longest waiter was granted the item, put last into a queue where nothing stands."""
+    batch = BATCH.pack(Batch((position,), (item,)))
+    if waiters.unpark(txn, GETTERS + name, batch, only=_ONE) is None:
+        return False
+    queue.first = queue.end
+    _serve(txn, name, queue, is_new_head=True)
     return True
 
 
@@ -399,7 +414,7 @@ def get(
     """The first `want` items (0: all there are, maybe none); while there are fewer, the waiter is parked.
 
     With a number, what is handed out stays in the hand of that lane of the session: until its next get, which brings
-    its key as `spent`, if it `is_light`; else until `received`. Of a closed queue, the last batch may be shorter.
+    its key as `spent`, if it is Light; else until `received`. Of a closed queue, the last batch may be shorter.
     """
     data = txn.get(QUEUES + name)
     queue = Queue(maxsize) if data is None else _unpack_queue(data)
@@ -418,10 +433,8 @@ def get(
     granted = grant(txn, name, queue, want, waiter, now, is_left=number > 0)
     if not isinstance(granted, tuple):
         return granted
-    batch, kept = granted
-    _hand_over(txn, name, session, batch, kept, lane, number, spent)
     settle(txn, name, queue)
-    return batch
+    return _hand_over(txn, name, session, *granted, lane, number, spent)
 
 
 def grant(
@@ -448,7 +461,9 @@ def grant(
     if waiter is not None:
         waiters.park(txn, GETTERS + name, waiter, pack_int(want))
         queue.is_awaited = True
-        settle(txn, name, queue)  # A batch larger than the bound lets blocked puts in.
+        if queue.maxsize:
+            _serve(txn, name, queue)  # A batch larger than the bound lets blocked puts in.
+        write(txn, name, queue)
         return PARKED
     if is_ripe:
         txn.put(QUEUES + name, _pack_queue(queue))
@@ -487,12 +502,12 @@ def _pop(txn: Txn, name: bytes, queue: Queue, is_left: bool) -> tuple[bytes, byt
 
 def collect(
     txn: Txn, name: bytes, waiter: Waiter, lane: bytes = b"", number: int = 0, spent: bytes = b""
-) -> Closed | Batch:
-    """The items that were granted to the waiter."""
+) -> Closed | Light | Batch:
+    """The items that were granted to the waiter, as `get` answers."""
     batch = collect_batch(txn, waiter)
-    if batch is not CLOSED:
-        _hand_over(txn, name, waiter.session, batch, batch.items, lane, number, spent)
-    return batch
+    if batch is CLOSED:
+        return CLOSED
+    return _hand_over(txn, name, waiter.session, batch, batch.items, lane, number, spent)
 
 
 def collect_batch(txn: Txn, waiter: Waiter) -> Closed | Batch:
@@ -530,26 +545,23 @@ def _with_back(txn: Txn, name: bytes, granted: bytes) -> Queue:
 
 def _hand_over(
     txn: Txn, name: bytes, session: int, batch: Batch, kept: Kept, lane: bytes, number: int, spent: bytes
-) -> None:
+) -> Light | Batch:
     """What the queue held to keep the items readable, the hand holds, or the session if there is none."""
     if spent:
         txn.delete(spent)
     if number:
-        key = hand_key(lane, number, is_light(batch.items))
-        txn.put(key, _pack_hand(Hand(name, number, batch.positions, kept)))
-        return
+        is_light = len(batch.items) == 1 and batch.items[0][:1] == _PLAIN
+        txn.put(hand_key(lane, number, is_light), _pack_hand(Hand(name, number, batch.positions, kept)))
+        return (ITEMS + name + batch.positions[0], batch.items[0]) if is_light else batch
     for item in batch.items:
         if uses := uses_of(item):
             values.hold_for(txn, session, uses)
             values.release(txn, uses)
-
-
-def is_light(items: tuple[bytes, ...]) -> bool:
-    """Whether the items may stay in a hand until the next get: one item that keeps nothing alive."""
-    return len(items) == 1 and items[0][:1] == _PLAIN
+    return batch
 
 
 def hand_key(lane: bytes, number: int, is_light: bool) -> bytes:
+    """A light one stays until the next get of the lane: one item that keeps nothing alive."""
     return HANDS + lane if is_light else HANDS + lane + pack_int(number)
 
 
@@ -568,9 +580,8 @@ def settle(txn: Txn, name: bytes, queue: Queue) -> None:
     txn.put(QUEUES + name, _pack_queue(queue))
 
 
-def _serve(txn: Txn, name: bytes, queue: Queue) -> None:
+def _serve(txn: Txn, name: bytes, queue: Queue, is_new_head: bool = False) -> None:
     """Getters and putters in turn, until nobody can go on."""
-    is_new_head = False
     while True:
         getter = waiters.head(txn, GETTERS + name)
         want = 0 if getter is None else _wanted(getter[1])

@@ -86,13 +86,18 @@ def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
     return found
 
 
-def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
-    """Take the longest waiter out of the line and wake it, with something to collect or without."""
+def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | None = None) -> Waiter | None:
+    """Take the longest waiter out of the line and wake it, with something to collect or without.
+
+    `only`: if this is what it wants; else it stays.
+    """
     found = txn.first(LINES + place)
     if found is None:
         return None
     key, data = found
     line = _IN_LINE.unpack(data)
+    if only is not None and line.want != only:
+        return None
     waiter = Waiter(line.session, line.number, line.bell)
     txn.delete(key)
     if granted is None:

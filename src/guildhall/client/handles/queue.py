@@ -202,6 +202,9 @@ class Queue(Handle):
                 )
             except StoreFull:
                 taken = self._unguarded(host, lane, queue.get, self.maxsize, want, lane.session, None, _wall())
+            if taken.__class__ is not tuple and not isinstance(taken, Batch):
+                lane.words[lane.index] = lane.number
+                taken = drive.run(host, self._get_flow(host, lane, timeout_s, want, taken))
             if taken.__class__ is tuple and batch is False:
                 spent, item = taken
                 try:
@@ -210,8 +213,6 @@ class Queue(Handle):
                     self._sort_out(host, lane, (item,), [0])
                     raise
             else:
-                self._is_empty_handed(lane, taken)
-                taken = drive.run(host, self._get_flow(host, lane, timeout_s, want, taken))
                 value, spent = self._open(host, lane, taken, batch)
             # These lines call nothing, so no Ctrl-C comes between them: to be marked is to be returned.
             lane.words[lane.index] = lane.number
@@ -233,7 +234,10 @@ class Queue(Handle):
             answer = host.transact(op, self._key, *args, lane.key, number, lane.spent)
         except StoreFull:
             answer = self._unguarded(host, lane, op, *args)
-        self._is_empty_handed(lane, answer)
+        if isinstance(answer, Answer) or answer is CLOSED:
+            lane.words[lane.index] = (
+                lane.number
+            )  # Handed nothing: others of this thread may come before, as coroutines do.
         return answer
 
     def _unguarded(self, host: EmbeddedHost, lane: Lane, op: Any, *args: Any) -> Any:
@@ -241,15 +245,6 @@ class Queue(Handle):
         answer = host.transact(op, self._key, *args, lane.key, 0, lane.spent)
         lane.words[lane.index] = lane.number
         return answer
-
-    @staticmethod
-    def _is_empty_handed(lane: Lane, answer: Any) -> None:
-        """Mark that this call was handed nothing, if so: others of this thread may come before it is handed something.
-
-        That is what coroutines do.
-        """
-        if isinstance(answer, Answer) or answer is CLOSED:
-            lane.words[lane.index] = lane.number
 
     @staticmethod
     def _take_back(host: EmbeddedHost, lane: Lane) -> None:
@@ -268,7 +263,7 @@ class Queue(Handle):
 
     def _open(self, host: EmbeddedHost, lane: Lane, taken: Light | Batch, batch: bool | int) -> tuple[Any, bytes]:
         """The items, or the one, and the key that this thread's next get is to delete."""
-        items = taken.items if isinstance(taken, Batch) else taken[1:]
+        spent, items = (b"", taken.items) if isinstance(taken, Batch) else (taken[0], taken[1:])
         read, unreadable, trouble = [], [], None
         for place, item in enumerate(items):
             try:
@@ -279,14 +274,9 @@ class Queue(Handle):
         if trouble is not None:  # One that cannot be read does not take its neighbours along.
             self._sort_out(host, lane, items, unreadable)
             raise trouble
-        spent = b""
         if lane.number == lane.words[lane.index]:
             self._release(host, items)
-        elif not isinstance(taken, Batch):
-            spent = taken[0]
-        elif queue.is_light(items):
-            spent = queue.ITEMS + self._key + taken.positions[0]
-        else:  # What is too much to be in hand until the next get goes soon.
+        elif not spent:  # What is too much to be in hand until the next get goes soon.
             host.errand(_Arrival(host, lane))
         return read if batch else read[0], spent
 
