@@ -27,13 +27,13 @@ class Pause(NamedTuple):
     """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
     A flow that stands in several lines, all with one bell of its own, gives that instead of a waiter. One that
-    `looks_again` is asked once more before the sleep, when its bell hangs: it would not have heard what came before.
+    does not sleep is asked on as soon as its bell hangs: what rings after that, it hears.
     """
 
     waiter: Waiter | None
     left_s: float | None
     bell: Bell | None = None
-    looks_again: bool = False
+    sleeps: bool = True
 
 
 class Glance(NamedTuple):
@@ -77,6 +77,7 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
+            is_hung = due is None  # Else who changes what is due does not know yet whom to ring.
             is_granted = yield Glance(waiter, deadline.left(until))
             while not is_granted and not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
@@ -84,9 +85,12 @@ def waiting(
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
+                if not is_hung:
+                    is_hung = True
+                    yield Pause(waiter, left_s, sleeps=False)
+                    continue
                 due_s = None if due is None else due(waiter)
-                nap_s = left_s if due_s is None else due_s if left_s is None else min(left_s, due_s)
-                yield Pause(waiter, nap_s, looks_again=due is not None)
+                yield Pause(waiter, left_s if due_s is None else due_s if left_s is None else min(left_s, due_s))
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -129,9 +133,8 @@ class _Sleeper:
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
     def pause(self, pause: Pause) -> None:
-        hung = self._armed
         bell = pause.bell or self._arm(pause.waiter)
-        if bell is not None and not (pause.looks_again and self._armed != hung):
+        if bell is not None and pause.sleeps:
             self._sleep(bell, pause.left_s)
 
     def _arm(self, waiter: Waiter | None) -> Bell | None:
@@ -176,15 +179,15 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 return end.value  # type: ignore[no-any-return]
             if isinstance(pause, Glance):
                 continue  # A coroutine does not hold up its loop.
-            waiter, left_s, _, looks_again = pause
+            waiter, left_s, _, sleeps = pause
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
                     if not lounge.arm(waiter):
                         continue
                     armed = waiter
-                    if looks_again:
-                        continue
+                if not sleeps:
+                    continue
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
                 if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):
