@@ -12,6 +12,7 @@ from guildhall.primitives import (
     condition,
     counter,
     dataset,
+    delivery,
     election,
     event,
     latch,
@@ -29,7 +30,7 @@ from guildhall.primitives import (
 )
 from guildhall.primitives.condition import Guard
 from guildhall.primitives.values import FINISHED
-from guildhall.store.keys import pack_name
+from guildhall.store.keys import pack, pack_name
 from guildhall.store.memory import MemoryStore
 from guildhall.store.transaction import Waiter
 
@@ -93,6 +94,13 @@ def everything_at_once() -> set[bytes]:
     run(tasks.submit, [(values.object_id(1, 11), Recipe("A", b"", b""), ())])
     run(actors.settle_in, values.object_id(1, 11), 300, False)
     run(actors.call, values.object_id(1, 11), values.object_id(1, 12), Recipe("A.f", b"", b""), ())
+    run(queue.get, X, 0, 1, 1, None)
+    run(queue.put, X, 0, b"\x80", None)
+    run(queue.put, X, 0, b"\x80", None)
+    run(delivery.take, X, 0, 300, 1, 0, None)
+    run(queue.get, X, 0, 1, 300, None, 0.0, pack((300, 0)), 1)
+    run(queue.put, X, 0, queue.item(b"", due=1000.5), None)
+    run(queue.put, X, 0, queue.item(b"", -1.0), None)
     return seen
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .client.handles import Latch as Latch
     from .client.handles import Lock as Lock
     from .client.handles import MultiLock as MultiLock
+    from .client.handles import PriorityQueue as PriorityQueue
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
     from .client.handles import RateLimiter as RateLimiter
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .errors import ActorLost as ActorLost
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
+    from .errors import Closed as Closed
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -76,9 +78,11 @@ _HOMES = {
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
         "Counter", "Watch",
+        "PriorityQueue",
         "Barrier", "Condition", "Election", "Latch", "RateLimiter",
     ),
     "errors": (
+        "Closed",
         "ActorLost", "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall",
         "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import deadline
@@ -20,8 +20,8 @@ from .client.handles.variable import ANY
 from .client.handles.watch import CLOSED
 from .deadline import Timeout
 from .engine.local import payload
-from .errors import Misuse, TimedOut
-from .primitives import election, rwlock, values
+from .errors import Closed, Misuse, TimedOut
+from .primitives import election, queue, rwlock, values
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
     "Counter", "Watch",
+    "PriorityQueue",
     "Barrier", "Condition", "Election", "Latch", "RateLimiter",
 ]  # fmt: skip
 
@@ -288,23 +289,124 @@ class Semaphore(handles.Semaphore):
 
 
 class Queue(handles.Queue):
-    """As `guildhall.Queue`."""
+    """As `guildhall.Queue`; iterate with `async for`, take with `async with queue.take() as item`."""
 
-    async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
-        timeout_s = deadline.seconds(timeout)
+    async def put(  # type: ignore[override]
+        self, value: Any, timeout: Timeout = None, *, delay: Timeout = None, priority: float = 0
+    ) -> None:
+        timeout_s, due, rank = deadline.seconds(timeout), self._due(delay), self._rank(priority)
         host = self._host
         stored, spent = self._store(host, value)
         try:
-            await drive.arun(host, self._put_flow(host, stored, timeout_s))
+            await drive.arun(host, self._put_flow(host, queue.item(stored, rank, due), timeout_s))
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)
 
+    async def put_many(self, items: Any) -> None:  # type: ignore[override]
+        super().put_many(items)
+
     async def get(self, timeout: Timeout = None, batch: bool | int = False) -> Any:
         want = self._want(batch)
+        timeout_s = deadline.seconds(timeout)
         host = self._host
-        taken = await drive.arun(host, self._get_flow(host, deadline.seconds(timeout), want))
-        return self._unpacked(host, taken) if batch else payload.unpack(host, taken[0])
+        lane = host.lane()
+        try:
+            taken = await drive.arun(host, self._get_flow(host, lane, timeout_s, want))
+            value, spent = self._open(host, lane, taken, batch)
+            lane.words[lane.index] = lane.number
+            lane.spent = spent
+            return value
+        except (TimedOut, Closed):
+            raise
+        except BaseException:
+            self._take_back(host, lane)
+            raise
+
+    def take(self, timeout: Timeout = None, max_deliveries: int | None = None) -> Taking:  # type: ignore[override]
+        """As `guildhall.Queue.take`: `async with queue.take() as item`, or `taken = await queue.take()`."""
+        return Taking(self, deadline.seconds(timeout), self._limit(max_deliveries))
+
+    async def _take(self, timeout_s: float | None, limit: int) -> Taken:
+        host = self._host
+        attempt = self._attempt()
+        try:
+            parcel = await drive.arun(host, self._take_flow(host, timeout_s, attempt, limit))
+            return Taken(self, host, parcel, self._read(host, parcel))
+        except (TimedOut, Closed):
+            raise
+        except BaseException:
+            self._untake(host, attempt)
+            raise
+
+    @property
+    def dead_letters(self) -> Queue:
+        return Queue((self.name, "dead letters"), hall=self._given and handles.queue.Given(self._given))
+
+    async def join(self, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        host = self._host
+        return await drive.arun(host, self._join_flow(host, deadline.seconds(timeout)))
+
+    async def task_done(self) -> None:  # type: ignore[override]
+        super().task_done()
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+    async def reopen(self) -> None:  # type: ignore[override]
+        super().reopen()
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"queue {self.name!r:.60}: this is guildhall.aio's; iterate with `async for`")
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            try:
+                item = await self.get()
+            except Closed:
+                return
+            yield item
+
+
+class PriorityQueue(handles.PriorityQueue, Queue):
+    """As `guildhall.PriorityQueue`."""
+
+
+class Taken(handles.Taken):
+    """As what `guildhall.Queue.take` gives."""
+
+    async def ack(self) -> None:  # type: ignore[override]
+        super().ack()
+
+    async def nack(self, delay: Timeout = None) -> None:  # type: ignore[override]
+        super().nack(delay)
+
+    async def __aenter__(self) -> Any:
+        return self.value
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._leave(error)
+
+
+class Taking:
+    """A take that has not begun: await it, or enter it with `async with`."""
+
+    def __init__(self, queue: Queue, timeout_s: float | None, limit: int) -> None:
+        self._queue = queue
+        self._timeout_s = timeout_s
+        self._limit = limit
+        self._taken: Taken | None = None
+
+    def __await__(self) -> Generator[Any, Any, Taken]:
+        return self._queue._take(self._timeout_s, self._limit).__await__()
+
+    async def __aenter__(self) -> Any:
+        self._taken = await self
+        return self._taken.value
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        assert self._taken is not None, "left without having been entered"
+        self._taken._leave(error)
 
 
 class Pub(handles.Pub):

@@ -80,3 +80,7 @@ def after(timeout_s: float | None) -> float | None:
 def left(deadline: float | None) -> float | None:
     """Seconds until the deadline, not below 0; None for ever."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+wall = time.time
+"""Seconds since 1970: for what is due at a time, in every process, also after the machine was started anew."""

@@ -9,6 +9,7 @@
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
+    |-- Closed          the end of a queue, reached as somebody wished; also KeyError
     |-- BrokenBarrier   another party's: it gave up or died; also threading.BrokenBarrierError (RuntimeError)
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
@@ -69,6 +70,12 @@ class TimedOut(GuildhallError, TimeoutError):
 
 class LockLost(GuildhallError, RuntimeError):
     """The lease of a lock ran out before the lock was released: another holds it, or may at any moment."""
+
+
+class Closed(GuildhallError, KeyError):
+    """A queue was closed: it takes nothing any more, and has nothing left to give."""
+
+    __str__ = Exception.__str__  # A KeyError would show its message in quotes.
 
 
 class BrokenBarrier(GuildhallError, threading.BrokenBarrierError):

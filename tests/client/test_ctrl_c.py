@@ -91,6 +91,23 @@ def put_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: queue.put(2), lambda: queue.get() == 1 and queue.put(3) is None and queue.get(batch=True) == [3]
 
 
+def take_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    queue = Queue("taken", hall=hall)
+    return queue.take, lambda: queue.put(1) is None and queue.take(timeout=5).ack() is None and queue.join(timeout=0)
+
+
+def delayed_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    queue = Queue("delayed", hall=hall)
+    queue.put(1, delay=2)
+    return queue.get, lambda: queue.get(timeout=5) == 1
+
+
+def join_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    queue = Queue("joined", hall=hall)
+    queue.put(1)
+    return queue.join, lambda: queue.get() == 1 and queue.task_done() is None and queue.join(timeout=5)
+
+
 def event_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     event = Event("e", hall=hall)
     return event.wait, lambda: event.set() is None and event.wait(5)
@@ -106,7 +123,9 @@ def sub_case(hall: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return sub.get, lambda: Pub("t", hall=hall).put(1) is None and sub.get(timeout=5) == 1
 
 
-CASES = [lock_case, get_case, batch_case, put_case, event_case, variable_case, sub_case]
+CASES = [
+    lock_case, get_case, batch_case, put_case, take_case, delayed_case, join_case, event_case, variable_case, sub_case,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -63,16 +63,24 @@ def _refuse() -> None:
     raise LookupError("cannot be read")
 
 
-def test_a_batch_with_an_unreadable_item_stays_in_the_queue(hall: Hall) -> None:
+def test_an_unreadable_item_goes_to_the_dead_letters_and_its_batch_back(hall: Hall) -> None:
     queue = Queue("q", hall=hall)
     queue.put_many([1, b"x" * 200_000, Poison(), b"y" * 200_000, 5])
-    for batch in (5, True):
+    for size in (5, True):
+        queue.put_many([])
         with pytest.raises(LookupError, match="cannot be read"):
-            queue.get(batch=batch)
-        assert queue.qsize() == 5
+            queue.get(batch=size)
+        assert queue.qsize() == 4
+        assert queue.get(batch=4) == [1, b"x" * 200_000, b"y" * 200_000, 5]
+        queue.put_many([1, b"x" * 200_000, Poison(), b"y" * 200_000, 5])
     assert queue.get(batch=2) == [1, b"x" * 200_000]
     with pytest.raises(LookupError, match="cannot be read"):
         queue.get()
     assert queue.get(batch=2) == [b"y" * 200_000, 5]
+    assert queue.dead_letters.qsize() == 3
+    for _ in range(3):
+        with pytest.raises(LookupError, match="cannot be read"):
+            queue.dead_letters.get()
+    assert queue.dead_letters.qsize() == 0
     Variable("flush", hall=hall).set(1)
     assert os.listdir(os.path.join(hall.path, "blobs")) == []

@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+from faults import Pressed
+
 from guildhall.errors import StoreFull
 from guildhall.store import lmdb as lmdb_store
 from guildhall.store.lmdb import LmdbStore
+from guildhall.store.transaction import Waiter
 
 
 def put(txn: Any, key: bytes, value: bytes) -> None:
@@ -91,4 +95,53 @@ def test_the_writer_mutex_lies_where_rouse_looks_for_it(tmp_path: Path) -> None:
 
     assert store.transact(owner) == threading.get_native_id()
     store.rouse()
+    store.close()
+
+
+def wake_and_unlink(txn: Any) -> None:
+    txn.put(b"key", b"value")
+    txn.wake(Waiter(1, 2, 3))
+    txn.unlink("blob")
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_ctrl_c_behind_the_commit_tells_who_was_woken_and_before_it_nobody(tmp_path: Path, is_committed: bool) -> None:
+    rung: list[Waiter] = []
+    removed: list[str] = []
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    store = LmdbStore(str(tmp_path), in_memory=False, ring=rung.append, remove=removed.append)
+    begin = store._begin
+    store._begin = lambda *args: Pressed(begin(*args), is_committed=is_committed)
+    with pytest.raises(KeyboardInterrupt) as pressed:
+        store.transact(wake_and_unlink)
+    store._begin = begin
+    assert (rung, removed) == (([Waiter(1, 2, 3)], ["blob"]) if is_committed else ([], []))
+    assert lmdb_store.was_undone(pressed.value) == (not is_committed)
+    assert (store.read(lambda txn: txn.get(b"key")) is not None) == is_committed
+    store.transact(put, b"other", b"value")
+    assert len(rung) == len(removed) == is_committed
+    store.close()
+
+
+def test_ctrl_c_while_telling_tells_the_rest(tmp_path: Path) -> None:
+    rung: list[Waiter] = []
+
+    def ring(waiter: Waiter) -> None:
+        rung.append(waiter)
+        if len(rung) == 2:
+            raise KeyboardInterrupt
+
+    removed: list[str] = []
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    store = LmdbStore(str(tmp_path), in_memory=False, ring=ring, remove=removed.append)
+
+    def op(txn: Any) -> None:
+        for number in range(4):
+            txn.wake(Waiter(1, number, 1))
+        txn.unlink("blob")
+
+    with pytest.raises(KeyboardInterrupt):
+        store.transact(op)
+    assert {waiter.number for waiter in rung} == {0, 1, 2, 3}
+    assert removed == ["blob"]
     store.close()

@@ -19,14 +19,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from .. import deadline
-from ..errors import Broken, HallDamaged, HallRefused, Misuse, StoreFull
+from ..errors import Broken, GuildhallError, HallDamaged, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
-from ..store.lmdb import LmdbStore
+from ..store.lmdb import LmdbStore, was_undone
 from ..store.transaction import Waiter
 from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
+from .marks import Lane, Marks
+from .marks import read as read_marks
 
 T = TypeVar("T")
 
@@ -60,8 +62,10 @@ class EmbeddedHost:
         self._durable = durable
         self._estates = tuple(estates)
         self.opens = 1
-        self._deferred: deque[tuple[Any, ...]] = deque()
+        self._deferred: deque[Iterable[Any]] = deque()
         self._dropped: deque[bytes] = deque()
+        self.errand = self._deferred.append
+        """As `defer`, in one call that runs no line of Python: takes the op and its arguments as one iterable."""
         self._store: LmdbStore | None = None
         self.nudge: Callable[[], None] | None = None
         """Called by the first drop after a `settle`: somebody is to settle soon."""
@@ -103,6 +107,7 @@ class EmbeddedHost:
             self._numbers = itertools.count(1)
             session = self.insist(sessions.number)
             self._members.enter(session)
+            self._marks = Marks(self._marks_path(session), session)
             self.insist(sessions.join, Session(session, self._pid, self.role))
             self._session = session
             self._mark = forks.mark()  # Last: other threads take the mark for a session that may be used.
@@ -134,6 +139,17 @@ class EmbeddedHost:
             self.rejoin()
         return self._session
 
+    def lane(self) -> Lane:
+        """Where this thread marks what it has received. A call inside of another (a signal's handler) does not."""
+        if not self._mark[0]:
+            self.rejoin()
+        marks = self._marks
+        try:
+            lane: Lane = marks.mine.lane
+        except AttributeError:
+            return marks.new_lane()
+        return lane if lane.number == lane.words[lane.index] else marks.no_lane
+
     # -- ops ----------------------------------------------------------------------------------------------------------
 
     def _before_op(self) -> None:
@@ -161,18 +177,23 @@ class EmbeddedHost:
             self._deferred.append((_nothing,))
 
     def flush(self) -> None:
-        """Run what was deferred, in one transaction. In a full store it stays deferred."""
+        """Run what was deferred, in one transaction. In a full store it stays deferred; so it does if Ctrl-C comes."""
         if not self._deferred and not self._dropped:
             return
-        batch, dropped = _taken(self._deferred), _taken(self._dropped)
-        if dropped:
-            batch.append((sessions.release_for, self._session, dropped))
+        batch: list[Iterable[Any]] = []
+        dropped: list[bytes] = []
+        ran: list[bool] = []
         self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
         try:
-            if batch:
-                self.transact(_run_all, batch)
-        except StoreFull:
-            self._deferred.extend(batch)
+            _move(self._deferred, batch)
+            _move(self._dropped, dropped)
+            self.transact(_run_all, batch, self._session, dropped, ran)
+        except BaseException as error:
+            if not ran or _was_disturbed(error):
+                self._deferred.extend(batch)
+                self._dropped.extend(dropped)
+            if not isinstance(error, StoreFull):
+                raise
         finally:
             self._is_flushing = False
         self._ask_to_flush()
@@ -278,10 +299,13 @@ class EmbeddedHost:
 
     def _bury_one(self, txn: Any, number: int) -> None:
         if not self._members.is_alive(number):
-            sessions.bury(txn, number, 0, self._estates, deadline.now())
+            sessions.bury(txn, number, 0, self._estates, deadline.now(), read_marks(self._marks_path(number)))
+
+    def _marks_path(self, session: int) -> str:
+        return os.path.join(self.directory, "bells", f"{session}.marks")
 
     def _sweep_traces(self, number: int) -> None:
-        """Remove the bells of a dead session, and the blobs that it did not finish."""
+        """Remove the bells and marks of a dead session, and the blobs that it did not finish."""
         with suppress(OSError):
             for name in os.listdir(os.path.join(self.directory, "bells")):
                 if name.startswith(f"{number}."):
@@ -318,11 +342,12 @@ class EmbeddedHost:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
-            self.transact(sessions.bury, self.session, 0, self._estates, deadline.now())
+            self.transact(sessions.bury, self.session, 0, self._estates, deadline.now(), self._marks.words())
         if self._store is not None:
             self._store.close()
         for bell in self._bells:
             bell.close()
+        self._marks.close()
         self._ringer.close()
         self.watch.close()
         is_last = not self._members.anybody()
@@ -332,13 +357,18 @@ class EmbeddedHost:
             remove_hall(self.directory)
 
 
-def _taken(line: deque[T]) -> list[T]:
-    """A portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile."""
-    portion: list[T] = []
+def _move(line: deque[T], portion: list[T]) -> None:
+    """Put a portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile.
+
+    In one call, so that Ctrl-C never finds one that is in neither.
+    """
     with suppress(IndexError):
-        while len(portion) < MAX_DEFERRED:
-            portion.append(line.popleft())
-    return portion
+        portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED))
+
+
+def _was_disturbed(error: BaseException) -> bool:
+    """Whether what was run was not committed for a reason from outside, as Ctrl-C: then it can be run again."""
+    return isinstance(error, StoreFull) or (was_undone(error) and not isinstance(error, GuildhallError))
 
 
 def _nothing_to_do() -> None:
@@ -349,9 +379,13 @@ def _nothing(txn: Any) -> None:
     """An errand that only asks for a flush."""
 
 
-def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:
+def _run_all(txn: Any, batch: Iterable[Iterable[Any]], session: int, dropped: list[bytes], ran: list[bool]) -> None:
+    """Run the errands and let go of what the session dropped. `ran` is told that it has begun."""
+    ran.append(True)
     for op, *args in batch:
         op(txn, *args)
+    if dropped:
+        sessions.release_for(txn, session, dropped)
 
 
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ written down. So a written session without its byte is dead, and stays dead: num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..store.keys import pack_int
 from ..store.records import Form, Record
@@ -14,6 +14,7 @@ from ..store.transaction import Txn
 from . import (
     barrier,
     condition,
+    delivery,
     election,
     limiter,
     lock,
@@ -89,8 +90,18 @@ def membership(txn: Txn) -> bytes | None:
     return txn.get(MEMBERSHIP)
 
 
-def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), now: float = 0.0) -> bool:
-    """Give back all that the dead session held; `now` is when its heirs get it. False if that was done already."""
+def bury(
+    txn: Txn,
+    session: int,
+    note: int = 0,
+    estates: Iterable[Estate] = (),
+    now: float = 0.0,
+    marks: Sequence[int] = (),
+) -> bool:
+    """Give back all that the dead session held; `now` is when its heirs get it. False if that was done already.
+
+    `marks`: for each lane of the session, the number of its last call that arrived.
+    """
     if not txn.delete(SESSIONS + pack_int(session)):
         return False
     waits = waiters.leave(txn, session)
@@ -98,6 +109,7 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), 
         queue.bury(txn, left)
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
+    delivery.bury(txn, session, marks, waits)
     condition.bury(txn, session, now)  # Before its locks: who is told stands in line for them.
     election.bury(txn, session)
     lock.bury(txn, session, now)

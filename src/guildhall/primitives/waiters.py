@@ -132,13 +132,18 @@ def move(txn: Txn, waiter: Waiter, place: bytes, want: bytes) -> None:
     txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
 
 
-def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
-    """Take the longest waiter out of the line and wake it, with something to collect or without."""
+def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | None = None) -> Waiter | None:
+    """Take the longest waiter out of the line and wake it, with something to collect or without.
+
+    `only`: if this is what it wants; else it stays.
+    """
     found = txn.first(LINES + place)
     if found is None:
         return None
     key, data = found
     line = _IN_LINE.unpack(data)
+    if only is not None and line.want != only:
+        return None
     waiter = Waiter(line.session, line.number, line.bell)
     txn.delete(key)
     if granted is None:
@@ -165,6 +170,11 @@ def is_granted(txn: Txn, waiter: Waiter) -> bool:
 def which_granted(txn: Txn, many: Sequence[Waiter]) -> list[Waiter]:
     """Those of the waiters that `is_granted`."""
     return [waiter for waiter in many if is_granted(txn, waiter)]
+
+
+def is_gone(txn: Txn, waiter: Waiter) -> bool:
+    """Whether the waiter, once parked, has been granted something that it need not collect."""
+    return txn.get(_wait_key(waiter.session, waiter.number)) is None
 
 
 def collect(txn: Txn, waiter: Waiter) -> bytes | None:

@@ -46,16 +46,15 @@ def _pack_one(element: Any) -> bytes:
     raise WrongType(f"a name of type {type(element).__name__}: expected text, bytes, a number or a tuple of these")
 
 
-_HEADS = [bytes((0x14 + size,)) for size in range(9)]
+_HEADS = [0x14 + size << 8 * size for size in range(9)]
+"""By the size of a number: what its packed form begins with, before the number."""
 
 
 def pack_int(number: int) -> bytes:
     """One integer, of at most 255 bytes."""
-    if number == 0:
-        return b"\x14"
     size = (number.bit_length() + 7) >> 3
-    if number > 0 and size <= 8:
-        return _HEADS[size] + number.to_bytes(size, "big")
+    if number >= 0 and size <= 8:
+        return (_HEADS[size] | number).to_bytes(size + 1, "big")
     if size > 255:
         raise Misuse(f"an integer of {size} bytes, at most 255")
     if number > 0:

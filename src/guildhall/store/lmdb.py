@@ -52,6 +52,7 @@ _WRITER_MUTEX = 64
 """Where in lock.mdb the writer mutex lies: behind the first line of the header."""
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 """The number of the system call, by machine."""
+_UNDONE = "_guildhall_undone"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
@@ -91,7 +92,10 @@ class LmdbSnapshot:
 
 
 class LmdbTxn(LmdbSnapshot):
-    """A transaction that writes, and whom to tell after the commit. The store points it at the next one by itself."""
+    """A transaction that writes, and whom to tell after the commit: who is to be woken, which blobs are to go.
+
+    The store points it at the next one by itself.
+    """
 
     __slots__ = ("delete", "put", "unlinked", "woken")
 
@@ -111,12 +115,6 @@ class LmdbTxn(LmdbSnapshot):
 
     def unlink(self, blob: str) -> None:
         self.unlinked.append(blob)
-
-    def aftermath(self) -> tuple[list[Waiter], list[str]]:
-        """Who is to be woken and which blobs unlinked; the next transaction begins without any."""
-        woken, unlinked = self.woken, self.unlinked
-        self.woken, self.unlinked = [], []
-        return woken, unlinked
 
 
 class CountingTxn(LmdbTxn):
@@ -291,37 +289,44 @@ class LmdbStore:
 
     def transact(self, op: Callable[..., T], *args: Any) -> T:
         gate = self.gate
+        aftermath = None
         try:
-            gate.acquire()  # `with` costs twice as much, which here is a tenth of the whole.
-            if self._errands or not self._is_ready or not self._mark[0]:
-                self._prepare()
-            self._is_ready = False
-            txn = self._counting or self._txn
-            raw = None
             try:
-                txn._raw = raw = self._begin(None, None, True)
-                txn.get, txn.put, txn.delete = raw.get, raw.put, raw.delete
-                if self._counting:
-                    self._counting.begin(raw)
-                result = op(txn, *args)
-                if self._counting:
-                    self._refuse_growth(self._counting)
-                raw.commit()
-            except BaseException as error:
-                self._undo(txn, raw, error)
-                self._is_ready = True
-                return self.transact(op, *args)  # Room was made.
+                gate.acquire()  # `with` costs twice as much, which here is a tenth of the whole.
+                if self._errands or not self._is_ready or not self._mark[0]:
+                    self._prepare()
+                self._is_ready = False
+                txn = self._counting or self._txn
+                raw = None
+                try:
+                    txn._raw = raw = self._begin(None, None, True)
+                    txn.get, txn.put, txn.delete = raw.get, raw.put, raw.delete
+                    if self._counting:
+                        self._counting.begin(raw)
+                    result = op(txn, *args)
+                    if self._counting:
+                        self._refuse_growth(self._counting)
+                    raw.commit()
+                except BaseException as error:
+                    self._undo(txn, raw, error)
+                    self._is_ready = True
+                    return self.transact(op, *args)  # Room was made.
+                finally:
+                    self._is_ready = True
+                if not txn.woken and not txn.unlinked:
+                    return result
+                aftermath = txn.woken, txn.unlinked
+                txn.woken, txn.unlinked = [], []
             finally:
-                self._is_ready = True
-            if not txn.woken and not txn.unlinked:
-                return result
-            aftermath = txn.aftermath()
-        finally:
-            try:  # noqa: SIM105 (`suppress` would cost more than the transaction's begin)
-                gate.release()
-            except RuntimeError:  # Ctrl-C before it was taken.
-                pass
-        self._tell(*aftermath)
+                try:  # noqa: SIM105 (`suppress` would cost more than the transaction's begin)
+                    gate.release()
+                except RuntimeError:  # Ctrl-C before it was taken.
+                    pass
+            self._tell(*aftermath)
+        except BaseException:
+            if aftermath is not None:  # Ctrl-C behind the commit: who was woken must hear it all the same.
+                self._tell(*aftermath)
+            raise
         return result
 
     def rouse(self) -> None:
@@ -378,11 +383,14 @@ class LmdbStore:
         """Abort; make room if that was the trouble, so that the op can run again, or raise."""
         try:
             if raw is not None:
+                raw.id()  # `abort` says nothing of a transaction that is over, this does.
                 raw.abort()
         except lmdb.Error:
             if not isinstance(error, lmdb.Error):  # Ctrl-C right behind the commit: who was woken must hear it.
-                self._tell(*txn.aftermath())
-        txn.aftermath()
+                self._tell(txn.woken, txn.unlinked)
+        else:
+            vars(error)[_UNDONE] = True
+        txn.woken, txn.unlinked = [], []
         if isinstance(error, UNREADABLE):
             raise damaged(error) from error
         if not isinstance(error, lmdb.Error):
@@ -390,10 +398,13 @@ class LmdbStore:
         self._recover(error)
 
     def _tell(self, woken: list[Waiter], unlinked: list[str]) -> None:
-        for waiter in woken:
-            self._ring(waiter)
-        for blob in unlinked:
-            self._remove(blob)
+        """Empties the lists, so that what is left can be told when Ctrl-C came."""
+        while woken:
+            self._ring(woken[0])
+            del woken[0]
+        while unlinked:
+            self._remove(unlinked[0])
+            del unlinked[0]
 
     def _prepare(self) -> None:
         """The rare cases before a transaction: errands, a forked child, a closed store, one inside another."""
@@ -512,6 +523,11 @@ class LmdbStore:
             self._is_ready = False
             self._is_down = True
             self._close_env()
+
+
+def was_undone(error: BaseException) -> bool:
+    """Whether the transaction in which the error was raised, Ctrl-C maybe, was not committed."""
+    return bool(vars(error).pop(_UNDONE, False))
 
 
 def _lay_format(txn: LmdbTxn) -> None:

@@ -11,7 +11,7 @@ from .event import Event
 from .latch import Latch
 from .lock import Lock
 from .multilock import MultiLock
-from .queue import Queue
+from .queue import PriorityQueue, Queue, Taken
 from .rate_limiter import RateLimiter
 from .rlock import RLock
 from .rwlock import RWLock
@@ -24,5 +24,6 @@ __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
     "Counter", "Watch",
+    "PriorityQueue", "Taken",
     "Barrier", "Condition", "Election", "Latch", "RateLimiter",
 ]  # fmt: skip
