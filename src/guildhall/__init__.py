@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
     from .errors import Broken as Broken
+    from .errors import DeadlockError as DeadlockError
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -61,6 +62,7 @@ _HOMES = {
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
+        "DeadlockError",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -27,6 +27,8 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 
 READ_AHEAD = 256
+MAX_OWNED = 256
+"""A wait for any of more tasks than this counts as one that somebody will end."""
 
 
 class Future:
@@ -95,6 +97,7 @@ class Future:
             lambda waiter: host.read(values.settled, oid),
             lambda waiter: host.transact(waiters.withdraw, waiter),
             timeout_s,
+            is_owned=True,
         )
         if answer is LATE:
             raise TimedOut(f"future {self.key}: not done within {timeout_s:g} s")
@@ -310,7 +313,7 @@ class _Watch:
     def __init__(self, host: EmbeddedHost) -> None:
         self._host = host
         self._bell = host.bell()
-        self._waiters: list[Waiter] = []
+        self._waiters: dict[bytes, Waiter] = {}
 
     def flow(self, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
         """Those that have ended, at least one."""
@@ -324,12 +327,13 @@ class _Watch:
             if left_s == 0:
                 raise TimedOut(f"as_completed: {len(futures)} futures not done within the time given")
             if not self._waiters:
-                self._waiters = [host.waiter(self._bell) for _ in futures]
-                host.transact(values.watch_all, oids, self._waiters)
+                self._waiters = {oid: host.waiter(self._bell) for oid in oids}
+                host.transact(values.watch_all, list(self._waiters), list(self._waiters.values()))
             else:
-                yield drive.Pause(None, left_s, self._bell)
+                owned = tuple(oids) if until is None and len(oids) <= MAX_OWNED else None
+                yield drive.Pause(self._waiters[oids[0]], left_s, self._bell, owned)
 
     def close(self) -> None:
         """Leave every line."""
-        self._host.transact(waiters.withdraw_all, self._waiters)
+        self._host.transact(waiters.withdraw_all, self._waiters.values())
         self._host.done(self._bell)

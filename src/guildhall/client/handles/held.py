@@ -7,7 +7,7 @@ what the kind likes (units, how many names, the owner). Ctrl-C at any moment lea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ... import deadline
@@ -16,9 +16,10 @@ from ...errors import GuildhallError, Misuse, NotHeld
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import pool
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY, Answer
 from ...store.transaction import Waiter
-from .. import drive
+from .. import agents, drive
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
@@ -54,6 +55,10 @@ def give_up(error: BaseException | None, release: Callable[[], Any]) -> None:
 
 class Held(Handle):
     """A handle of something that is held for a while."""
+
+    def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
+        super().__init__(name, hall=hall, client=client)
+        agents.has_handles = True
 
     def _ask(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
         """Try to get it, as the attempt of that number; keeps what it got. Or an Answer."""
@@ -92,6 +97,7 @@ class Held(Handle):
             lambda waiter: self._undo(host, want, waiter),
             timeout_s,
             leave=lambda waiter: self._leave(host, want, waiter),
+            is_owned=True,
         )
         return answer is not LATE
 
@@ -158,6 +164,10 @@ class Leasing(Held):
             if number is not None:
                 host.transact(pool.release, self._place, host.session, number, deadline.now())
             raise
+
+    def _holds(self, host: EmbeddedHost, want: int) -> Iterable[Hold]:
+        """What a `with` block of one lease gives back."""
+        return ((self._place, 0, want),) if self._mine[want] and self._host is host else ()
 
     def _not_held(self, why: str) -> NotHeld:
         return NotHeld(

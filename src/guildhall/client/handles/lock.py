@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -11,9 +13,11 @@ from ...errors import LockLost, Misuse
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import lock
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
-from .. import drive
+from .. import agents, drive
+from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
@@ -54,6 +58,7 @@ class Lock(Handle):
         self.lease_s = None if lease_s is None else deadline.lease(lease_s)
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
+        agents.has_handles = True
         self._was_busy = False  # When last asked for: then the next acquire brings a waiter at once.
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -112,6 +117,7 @@ class Lock(Handle):
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
             due=due,
+            is_owned=True,
         )
         if answer is LATE:
             return False
@@ -194,13 +200,23 @@ class Lock(Handle):
         """Who holds it and who waits, now."""
         return self._host.read(of_lock, self.name, self._key)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block of this object gives back."""
+        grant = self._grant
+        if grant is None or grant.session != host.session or self._host is not host:
+            return ()
+        return ((lock.LOCKS + self._key, grant.grant, 1),)
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
         self.acquire()
+        entered[self] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         grant = self._grant
         try:
+            entered.pop(self, None)
             if error is None:
                 self.release()
             else:
@@ -208,6 +224,7 @@ class Lock(Handle):
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             self._let_go(grant)
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -11,9 +12,11 @@ from ...errors import Misuse, NotHeld, WrongType
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import multilock
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY, Answer
 from ...store.keys import name_of
 from ...store.transaction import Waiter
+from ..agents import entered
 from ..hall import host_of, packed
 from .held import Held, give_up, patience_s
 from .statistics import Statistics, of_multilock
@@ -148,17 +151,28 @@ class MultiLock(Held):
         """Who holds any of the names and who waits for any, now."""
         return self._host.read(of_multilock, tuple(self.names), self._keys)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block of this object gives back."""
+        grant = self._grant
+        if grant is None or grant.held.session != host.session or self._host is not host:
+            return ()
+        return [(multilock.MULTILOCKS + name, grant.held.grant, 1) for name in grant.names]
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
         self.acquire()
+        entered[self] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         grant = self._grant
         try:
+            entered.pop(self, None)
             give_up(error, self.release)
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             if grant is not None:
                 self._grant = None
                 self._let_go(grant)

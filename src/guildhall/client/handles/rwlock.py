@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any
 
 from ... import deadline
 from ...deadline import Timeout
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import pool, rwlock
+from ...primitives.deadlock import Hold
 from ...primitives.rwlock import READ, WRITE
 from ...store.transaction import Waiter
+from ..agents import entered
 from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_rwlock
 
@@ -99,13 +103,21 @@ class Side:
         self._lock = lock
         self._units = units
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block gives back."""
+        return self._lock._holds(host, self._units)
+
     def __enter__(self) -> None:
+        frame = _getframe(1)
+        note = self, frame
         self._lock._take(self._units, None)
+        entered[note] = frame
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._lock._mine[self._units]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
+            entered.pop((self, _getframe(1)), None)
             give_up(error, lambda: self._lock._release(self._units))
         except Exception:
             raise

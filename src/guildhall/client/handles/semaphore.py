@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -9,8 +11,10 @@ from ...deadline import Timeout
 from ...errors import Misuse, WrongType
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import semaphore
+from ...primitives.deadlock import Hold
 from ...primitives.op import Answer
 from ...store.transaction import Waiter
+from ..agents import entered
 from ..drive import Flow
 from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_semaphore
@@ -93,14 +97,22 @@ class Semaphore(Leasing):
         """Who holds leases and who waits, now."""
         return self._host.read(of_semaphore, self.name, self._place)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block gives back."""
+        return self._holds(host, 1)
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
+        note = self, frame
         self.acquire()
+        entered[note] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._mine[1]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
+            entered.pop((self, _getframe(1)), None)
             give_up(error, lambda: self._release(1))
         except Exception:
             raise

@@ -76,6 +76,7 @@ class Run:
         self.key = key
         self.begun = 0
         self.waits = 0
+        self.task: tuple[bytes, str] | None = None
         self._todo = todo[::-1]
         self._ends: list[Done] = []
         self._gate = threading.Lock()
@@ -99,9 +100,12 @@ class Run:
             if end is not None:
                 self._ends.append(end)
             if not self._todo:
+                self.task = None
                 return None
             self.begun += 1
-            return self._todo.pop()
+            oid, recipe = self._todo.pop()
+            self.task = oid, recipe.name
+            return oid, recipe
 
     def tell(self, last: Done | None = None) -> None:
         """Finish what has ended. Any thread may, while another works."""
@@ -203,13 +207,14 @@ class Worker:
                 time.sleep(FULL_S)
                 continue
             key, todo = claimed
-            run = slot.run = Run(host, key, todo)
+            run = slot.run = current.runs[threading.get_ident()] = Run(host, key, todo)
             if len(todo) > 1:
                 self._monitor.follow(run)
             each_s = run.work()
             if len(todo) > 1:
                 self._monitor.follow(None)
             slot.run = None
+            current.runs.pop(threading.get_ident(), None)
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
 
     def _await_task(self, is_helper: bool) -> Any:
