@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from . import deadline
 from .client import drive, handles
-from .client.agents import entered, task_number
+from .client.agents import entered, forget, task_number
 from .client.handles.held import give_up
 from .deadline import Timeout
 from .engine.local import payload
@@ -153,10 +153,10 @@ class Side:
         frame = _getframe(1)
         host = self._lock._host
         await drive.arun(host, self._lock._take_flow(host, self._units, None))
-        entered[self, frame] = frame
+        entered[self] = frame
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        entered.pop((self, _getframe(1)), None)
+        entered.pop(self, None)
         give_up(error, lambda: self._lock._release(self._units))
 
 
@@ -203,7 +203,7 @@ class Semaphore(handles.Semaphore):
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        entered.pop((self, _getframe(1)), None)
+        forget(self, _getframe(1))
         give_up(error, super().release)
 
 

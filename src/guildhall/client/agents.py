@@ -43,8 +43,19 @@ entered: dict[Any, FrameType] = {}
 
 Written by the context that is entered, in an assignment: behind a call Ctrl-C may come, when the thing is held already.
 """
-has_handles = False
-"""Whether this process ever made something that can be held."""
+
+
+def forget(context: Any, frame: FrameType) -> None:
+    """The block in that frame is left; or, of an `ExitStack`, one that was entered in another frame."""
+    if entered.pop((context, frame), None) is None:
+        for key in entered.copy():
+            if type(key) is tuple and key[0] is context:
+                entered.pop(key, None)
+                return
+
+
+_HANDLES = f"{__package__}.handles"
+"""The module without which nothing can be held."""
 
 
 class _Thread(threading.local):
@@ -76,27 +87,27 @@ def task_number(task: Any) -> int:
 # -- threads ----------------------------------------------------------------------------------------------------------
 
 
-def of_thread(host: EmbeddedHost, number: int, any_of: tuple[bytes, ...] = ()) -> Statement | None:
-    """What this thread states before its wait of that number; None if nobody can have to wait for it."""
+def of_thread(
+    host: EmbeddedHost, number: int, any_of: tuple[bytes, ...] = (), *, sees_joins: bool = False
+) -> Statement | None:
+    """What this thread states before its wait of that number; None if nobody can have to wait for it.
+
+    `sees_joins`: with what those threads hold that wait for this one to finish. That takes a look at all threads.
+    """
     ident = get_ident()
     frames = set(_stack(sys._getframe(1)))
     runs = _running(host, ident)
-    behind = _joining(ident) if _has_foreign(frames) or current.runs else ()
-    for other in behind:
-        frames.update(_stack(sys._current_frames().get(other)))
+    stacks = sys._current_frames() if sees_joins else {}
+    for other in _joining(ident, stacks):
+        frames.update(_stack(stacks[other]))
         runs += _running(host, other)
     holds = _holds(host, frames)
     owners = (_thread.number,) if _thread.number else ()
-    sealed = _sealed(host, ident, number) if has_handles else ()
+    sealed = _sealed(host, ident, number, stacks) if _HANDLES in sys.modules else ()
     if not (holds or owners or runs or sealed or any_of):
         return None
     who = _name_of(runs) or f"thread {threading.current_thread().name}"
     return Statement(who, holds, owners, tuple(oid for oid, _ in runs), sealed, any_of)
-
-
-def _has_foreign(frames: set[FrameType]) -> bool:
-    """Whether somebody is in a `with` block that is not in one of these frames."""
-    return any(frame not in frames for frame in entered.copy().values())
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:
@@ -124,23 +135,20 @@ def _name_of(runs: tuple[tuple[bytes, str], ...]) -> str:
     return f"task {runs[0][1]}-{runs[0][0].hex()}" if runs else ""
 
 
-def _sealed(host: EmbeddedHost, ident: int, number: int) -> tuple[int, ...]:
+def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, FrameType]) -> tuple[int, ...]:
     """The waits of all threads of this process that run users' code, if none of them can do anything."""
     asleep = host.asleep.copy()
+    stuck = {ident, *asleep}
+    joined = {other: _joined(frame) for other, frame in stacks.items()}
+    while more := {other for other, end in joined.items() if end in stuck} - stuck:
+        stuck |= more
     threads = threading.enumerate()
-    awake = [thread for thread in threads if thread.ident not in asleep and _runs_code_of_users(host, thread)]
-    if awake:
-        frames = sys._current_frames()
-        stuck = {ident, *asleep}
-        while moved := [thread for thread in awake if _joined(frames.get(thread.ident or 0)) in stuck]:
-            stuck.update(thread.ident for thread in moved if thread.ident is not None)
-            awake = [thread for thread in awake if thread not in moved]
-        if awake:
-            return ()
+    if any(thread.ident not in stuck and _runs_code_of_users(host, thread) for thread in threads):
+        return ()
     known = {thread.ident for thread in threads}
     if any(other not in known for other in sys._current_frames()):
         return ()  # One that was not started by the threading module.
-    return tuple(sorted({number, *(asleep[one.ident] for one in threads if one.ident in asleep)}))
+    return tuple(sorted({number, *(asleep[one] for one in known if one in asleep)}))
 
 
 def _runs_code_of_users(host: EmbeddedHost, thread: threading.Thread) -> bool:
@@ -149,10 +157,9 @@ def _runs_code_of_users(host: EmbeddedHost, thread: threading.Thread) -> bool:
     return not thread.name.startswith("guildhall-") or thread.name == "guildhall-callbacks"
 
 
-def _joining(ident: int) -> set[int]:
+def _joining(ident: int, stacks: dict[int, FrameType]) -> set[int]:
     """The threads that wait for this one to finish, without end, and those that wait for them."""
-    frames = sys._current_frames()
-    joined = {other: _joined(frame) for other, frame in frames.items() if other != ident}
+    joined = {other: _joined(frame) for other, frame in stacks.items() if other != ident}
     found: set[int] = set()
     while more := {other for other, end in joined.items() if end == ident or end in found} - found:
         found |= more

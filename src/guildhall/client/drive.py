@@ -196,7 +196,7 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
-                    vigil = None if owned is None else Vigil(host, waiter, lambda: agents.of_coroutine(host))
+                    vigil = None if owned is None else Vigil(host, waiter, lambda _: agents.of_coroutine(host))
                     if not lounge.arm(waiter, vigil.begin if vigil else None):
                         continue
                     armed = waiter

@@ -19,9 +19,10 @@ AGAIN_S = 1.0
 
 
 class Vigil:
-    """One endless wait, from falling asleep on. `state` says what its agent holds, when asked."""
+    """One endless wait, from falling asleep on. `state` says what its agent holds, when asked: at once, or (True) with
+    all that can be found out."""
 
-    def __init__(self, host: EmbeddedHost, waiter: Waiter, state: Callable[[], Statement | None]) -> None:
+    def __init__(self, host: EmbeddedHost, waiter: Waiter, state: Callable[[bool], Statement | None]) -> None:
         self._host = host
         self._waiter = waiter
         self._bell = 0
@@ -32,13 +33,13 @@ class Vigil:
     def begin(self, bell: int) -> bool:
         """Fall asleep, to be woken by that bell. False if it is granted; raises DeadlockError if it never could be."""
         self._bell = bell
-        return self._declare(self._state())
+        return self._declare(self._state(False))
 
     def again(self) -> None:
         """It goes on. Raises DeadlockError if it has turned out that it could never end."""
         if deadline.now() < self._next_s:
             return
-        state = self._state()
+        state = self._state(True)
         if state != self._stated or (
             state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits)
         ):
@@ -58,7 +59,9 @@ class ThreadsVigil(Vigil):
     """That of this thread, which counts as asleep from its making until `end`."""
 
     def __init__(self, host: EmbeddedHost, waiter: Waiter, any_of: tuple[bytes, ...]) -> None:
-        super().__init__(host, waiter, lambda: agents.of_thread(host, waiter.number, any_of))
+        super().__init__(
+            host, waiter, lambda thorough: agents.of_thread(host, waiter.number, any_of, sees_joins=thorough)
+        )
         # Before it looks who else is asleep: of two that fall asleep at a time, the later to say so sees both.
         self._before = host.asleep.get(get_ident())
         host.asleep[get_ident()] = waiter.number

@@ -19,7 +19,7 @@ from ...primitives import pool
 from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY, Answer
 from ...store.transaction import Waiter
-from .. import agents, drive
+from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
@@ -55,10 +55,6 @@ def give_up(error: BaseException | None, release: Callable[[], Any]) -> None:
 
 class Held(Handle):
     """A handle of something that is held for a while."""
-
-    def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
-        super().__init__(name, hall=hall, client=client)
-        agents.has_handles = True
 
     def _ask(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
         """Try to get it, as the attempt of that number; keeps what it got. Or an Answer."""
@@ -167,7 +163,7 @@ class Leasing(Held):
 
     def _holds(self, host: EmbeddedHost, want: int) -> Iterable[Hold]:
         """What a `with` block of one lease gives back."""
-        return ((self._place, 0, want),) if self._mine[want] and self._host is host else ()
+        return ((self._place, 0, want),) if self._mine[want] and self._is_in(host) else ()
 
     def _not_held(self, why: str) -> NotHeld:
         return NotHeld(

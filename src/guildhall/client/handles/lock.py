@@ -16,7 +16,7 @@ from ...primitives import lock
 from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
-from .. import agents, drive
+from .. import drive
 from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
@@ -58,7 +58,6 @@ class Lock(Handle):
         self.lease_s = None if lease_s is None else deadline.lease(lease_s)
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
-        agents.has_handles = True
         self._was_busy = False  # When last asked for: then the next acquire brings a waiter at once.
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,11 +69,10 @@ class Lock(Handle):
         host = self._given or current.now or host_of(None)
         if self._was_busy:
             return drive.run(host, self._acquire_flow(host, timeout_s))
+        session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
         attempt = -next(_attempts)
         try:
-            answer = host.transact(
-                lock.acquire, self._key, host.session, self._handle, attempt, None, now(), self.lease_s
-            )
+            answer = host.transact(lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s)
             if answer is BUSY:
                 return drive.run(host, self._acquire_flow(host, timeout_s))
             self._grant = answer  # type: ignore[assignment]
@@ -131,7 +129,8 @@ class Lock(Handle):
         grant, self._grant = self._grant, None
         try:
             host = self._given or current.now or host_of(None)
-            host.transact(lock.release, self._key, host.session, self._handle, now(), grant, self.lease_s is not None)
+            session = host._session if host._mark[0] else host.session
+            host.transact(lock.release, self._key, session, self._handle, now(), grant, self.lease_s is not None)
             return True
         except Exception:
             raise
@@ -203,7 +202,7 @@ class Lock(Handle):
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
         """What a `with` block of this object gives back."""
         grant = self._grant
-        if grant is None or grant.session != host.session or self._host is not host:
+        if grant is None or grant.session != host.session or not self._is_in(host):
             return ()
         return ((lock.LOCKS + self._key, grant.grant, 1),)
 

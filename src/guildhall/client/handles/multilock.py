@@ -81,9 +81,12 @@ class MultiLock(Held):
     def _terms(self, blocking: bool, timeout: Timeout, num_locks: int | None) -> tuple[int, float | None]:
         count = self.num_locks if num_locks is None else self._count(num_locks)
         timeout_s = patience_s(f"multilock {self.names!r:.60}", blocking, timeout)
+        self._refuse_twice()
+        return count, timeout_s
+
+    def _refuse_twice(self) -> None:
         if self._grant is not None:
             raise Misuse(f"multilock {self.names!r:.60}: this object holds it already; release it, or make another one")
-        return count, timeout_s
 
     def _ask(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
         answer = host.transact(multilock.acquire, self._keys, want, host.session, number, deadline.now(), waiter)
@@ -154,13 +157,14 @@ class MultiLock(Held):
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
         """What a `with` block of this object gives back."""
         grant = self._grant
-        if grant is None or grant.held.session != host.session or self._host is not host:
+        if grant is None or grant.held.session != host.session or not self._is_in(host):
             return ()
         return [(multilock.MULTILOCKS + name, grant.held.grant, 1) for name in grant.names]
 
     def __enter__(self) -> Self:
         frame = _getframe(1)
-        self.acquire()
+        self._refuse_twice()
+        self._take(self.num_locks, None)
         entered[self] = frame
         return self
 

@@ -109,19 +109,22 @@ class Side:
 
     def __enter__(self) -> None:
         frame = _getframe(1)
-        note = self, frame
         self._lock._take(self._units, None)
-        entered[note] = frame
+        entered[self] = frame
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._lock._mine[self._units]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
-            entered.pop((self, _getframe(1)), None)
-            give_up(error, lambda: self._lock._release(self._units))
+            entered.pop(self, None)
+            if error is None:
+                self._lock._release(self._units)
+            else:
+                give_up(error, lambda: self._lock._release(self._units))
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             if number in mine:  # Ctrl-C came before the release began.
                 self._lock._release(self._units)
             raise

@@ -14,7 +14,7 @@ from ...primitives import semaphore
 from ...primitives.deadlock import Hold
 from ...primitives.op import Answer
 from ...store.transaction import Waiter
-from ..agents import entered
+from ..agents import entered, forget
 from ..drive import Flow
 from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_semaphore
@@ -104,7 +104,7 @@ class Semaphore(Leasing):
     def __enter__(self) -> Self:
         frame = _getframe(1)
         note = self, frame
-        self.acquire()
+        self._take(1, None)
         entered[note] = frame
         return self
 
@@ -112,11 +112,15 @@ class Semaphore(Leasing):
         mine = self._mine[1]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
-            entered.pop((self, _getframe(1)), None)
-            give_up(error, lambda: self._release(1))
+            forget(self, _getframe(1))
+            if error is None:
+                self._release(1)
+            else:
+                give_up(error, lambda: self._release(1))
         except Exception:
             raise
         except BaseException:
+            forget(self, _getframe(1))
             if number in mine:  # Ctrl-C came before the release began.
                 self._release(1)
             raise
