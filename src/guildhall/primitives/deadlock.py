@@ -349,22 +349,24 @@ class Search:
         return f"{who}, as said" if after is None else f"{who}, which waits for {self._thing(edge.node, after)}"
 
     def _way(self, me: Node) -> list[Edge]:
-        """The shortest way from the wait back to itself, or, if there is none, to one that it has passed."""
+        """The shortest way from the wait back to itself, if possible over others; if there is none, to one that it has
+        passed."""
         came: dict[Node, tuple[Node, Edge]] = {}
         line = deque([me])
         while line:
             node = line.popleft()
             for edge in self._edges(node) or ():
-                if edge.node == me:
+                if edge.node == me != node:
                     return _traced(came, me, node, edge)
-                if edge.node not in came:
+                if edge.node not in came and edge.node != me:
                     came[edge.node] = node, edge
                     line.append(edge.node)
         way: list[Edge] = []
-        node = me
-        while node not in [edge.node for edge in way[:-1]]:
-            way.append((self._edges(node) or [])[0])
-            node = way[-1].node
+        passed = {me}
+        while not way or way[-1].node not in passed:
+            passed |= {edge.node for edge in way}
+            edges = self._edges(way[-1].node if way else me) or []
+            way.append(next((edge for edge in edges if edge.node in passed), edges[0]))
         return way
 
     def _thing(self, node: Node, keeper: Node) -> str:
