@@ -382,19 +382,20 @@ def test_tasks_that_wait_for_each_other_by_futures_in_variables(client: Client) 
 
 def test_any_of_several_tasks_is_waited_for_in_vain_only_if_all_are(client: Client) -> None:
     def wait_for_any(others: int) -> Any:
-        mine = Variable("any").get(10)
+        mine = Variable(f"any, {others} others").get(10)
         futures = [mine, *guildhall.get_client().map(time.sleep, [0.2] * others)]
         return [future.key for future in as_completed(futures)].index(mine.key)
 
     alone = client.submit(wait_for_any, 0)
-    Variable("any").set(alone)
+    Variable("any, 0 others").set(alone)
     with pytest.raises(DeadlockError):
         alone.result(20)
     several = client.submit(wait_for_any, 2)
-    Variable("any").set(several)
+    Variable("any, 2 others").set(several)
     with pytest.raises(DeadlockError):  # When the others have ended.
         several.result(20)
-    Variable("any").delete()
+    for others in (0, 2):
+        Variable(f"any, {others} others").delete()
 
 
 def test_a_lock_and_a_result_in_one_circle(client: Client) -> None:
