@@ -84,7 +84,7 @@ def waiting(
                     break
                 due_s = None if due is None else due(waiter)
                 wake_s = left_s if due_s is None else due_s if left_s is None else min(left_s, due_s)
-                yield Pause(waiter, wake_s, None, owned)
+                yield Pause(waiter, wake_s, owned=owned)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 return answer
@@ -190,13 +190,14 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     try:
         while True:
             try:
-                waiter, left_s, _, owned = next(flow)
+                pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+            waiter, left_s = pause.waiter, pause.left_s
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
-                    vigil = None if owned is None else Vigil(host, waiter, lambda _: agents.of_coroutine(host))
+                    vigil = None if pause.owned is None else Vigil(host, waiter, lambda _: agents.of_coroutine(host))
                     if not lounge.arm(waiter, vigil.begin if vigil else None):
                         continue
                     armed = waiter

@@ -331,7 +331,7 @@ class _Watch:
                 host.transact(values.watch_all, list(self._waiters), list(self._waiters.values()))
             else:
                 owned = tuple(oids) if until is None and len(oids) <= MAX_OWNED else None
-                yield drive.Pause(self._waiters[oids[0]], left_s, self._bell, owned)
+                yield drive.Pause(self._waiters[oids[0]], left_s, self._bell, owned=owned)
 
     def close(self) -> None:
         """Leave every line."""

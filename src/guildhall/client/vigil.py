@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from .. import deadline
 from ..engine.local import tasks
-from ..errors import DeadlockError
+from ..errors import DeadlockError, StoreFull
 from ..hosts.embedded import EmbeddedHost
-from ..primitives import deadlock
+from ..primitives import deadlock, waiters
 from ..primitives.deadlock import Statement
 from ..store.transaction import Waiter
 from . import agents
@@ -47,7 +47,10 @@ class Vigil:
         self._next_s = deadline.now() + AGAIN_S
 
     def _declare(self, state: Statement | None) -> bool:
-        answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits)
+        try:
+            answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits)
+        except StoreFull:  # It may still be room enough to wait, and to say nothing.
+            state, answer = None, self._host.transact(waiters.arm, self._waiter, self._bell)
         if isinstance(answer, deadlock.Circle):
             raise DeadlockError(*answer)
         self._stated = state
