@@ -8,6 +8,7 @@ from pathlib import Path
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import (
+    deadlock,
     event,
     lock,
     multilock,
@@ -63,6 +64,7 @@ def everything_at_once() -> set[bytes]:
     run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
     run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
     run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
+    run(deadlock.declare, Waiter(300, 7, 0), 1, deadlock.Statement("thread x"), tasks.awaits)
     return seen
 
 

@@ -111,7 +111,8 @@ class Future:
         return found
 
     def result(self, timeout: Timeout = None) -> Any:
-        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut."""
+        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut; DeadlockError if the task
+        waits for the caller."""
         return self._open(self._ended(timeout))
 
     def _open(self, found: Object | None) -> Any:
