@@ -31,8 +31,8 @@ class Lock(Handle):
     """A lock with one holder in the whole hall, fair, freed when its holder's process dies.
 
     The holder is this object: any thread of the process may release it through the object that acquired it, no other
-    object may (`NotHeld`). Not reentrant: who holds it and waits for it again without a timeout gets DeadlockError, as does
-    whoever else closes a circle of waits.
+    object may (`NotHeld`). Not reentrant: who holds it and waits for it again without a timeout gets DeadlockError, as
+    does whoever else closes a circle of waits.
 
         with Lock("accounts"):
             ...
