@@ -29,8 +29,8 @@ class RWLock(Leasing):
             ...
 
     The holder is this object, which may hold several times and be shared by threads. Not re-entrant: who reads and asks
-    again may wait behind a writer that waits for it, and who reads and asks to write waits for itself: without a timeout
-    that is DeadlockError. Release first.
+    again may wait behind a writer that waits for it, and who reads and asks to write waits for itself: without a
+    timeout that is DeadlockError. Release first.
 
     If you stop waiting, you leave the line, and those behind you enter if they can. If a holder dies, its part is free
     at once; `previous_holder_died` tells the writer who got in by that. When reading is quick, `Lock` costs less.

@@ -31,8 +31,8 @@ class Semaphore(Leasing):
     released through it (`NotHeld`), so there are never more than `max_leases` (a bounded semaphore).
 
     If you stop waiting, you leave the line, and a lease that came meanwhile goes to the next. If a holder dies, its
-    leases go to the longest waiters. If all leases are held by those who wait for you, acquire raises DeadlockError. For
-    one lease, `Lock` costs less, and tells whether the holder before it died.
+    leases go to the longest waiters. If all leases are held by those who wait for you, acquire raises DeadlockError.
+    For one lease, `Lock` costs less, and tells whether the holder before it died.
     """
 
     _kind = "semaphore"
