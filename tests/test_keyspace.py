@@ -12,6 +12,7 @@ from guildhall.primitives import (
     condition,
     counter,
     dataset,
+    deadlock,
     delivery,
     election,
     event,
@@ -72,6 +73,7 @@ def everything_at_once() -> set[bytes]:
     run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
     run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
     run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
+    run(deadlock.declare, Waiter(300, 7, 0), 1, deadlock.Statement("thread x"), tasks.awaits)
     run(variable.await_newer, X, 1 << 30, Waiter(300, 10, 0))
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)

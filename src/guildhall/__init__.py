@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
     from .errors import Closed as Closed
+    from .errors import DeadlockError as DeadlockError
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -88,6 +89,7 @@ _HOMES = {
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
         "BrokenBarrier",
+        "DeadlockError",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

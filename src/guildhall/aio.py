@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import suppress
+from sys import _getframe
 from typing import Any, NoReturn, Self, TypeVar
-from weakref import WeakKeyDictionary
 
 from . import deadline
 from .client import drive, handles
+from .client.agents import entered, forget, task_number
 from .client.handles.change import Change
 from .client.handles.election import Leader
 from .client.handles.held import give_up
-from .client.handles.rlock import owner_numbers
 from .client.handles.variable import ANY
 from .client.handles.watch import CLOSED
 from .deadline import Timeout
 from .engine.local import payload
 from .errors import Closed, Misuse, TimedOut
+from .hosts.embedded import EmbeddedHost
 from .primitives import election, queue, rwlock, values
+from .primitives.deadlock import Hold
 
 T = TypeVar("T")
 
@@ -167,14 +169,14 @@ class Lock(handles.Lock):
         super().renew()
 
     async def __aenter__(self) -> Self:
+        frame = _getframe(1)
         await self.acquire()
+        entered[self] = frame
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        entered.pop(self, None)
         give_up(error, super().release)
-
-
-_owners: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
 
 
 class RLock(handles.RLock):
@@ -188,10 +190,7 @@ class RLock(handles.RLock):
         task = asyncio.current_task()
         if task is None:
             raise Misuse("rlock: its owner is the task of asyncio that runs, and none does; call it in a coroutine")
-        number = _owners.get(task)
-        if number is None:
-            number = _owners[task] = next(owner_numbers)
-        return number
+        return task_number(task)
 
     async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
         host = self._host
@@ -239,11 +238,18 @@ class Side:
         self._lock = lock
         self._units = units
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What an `async with` block gives back."""
+        return self._lock._holds(host, self._units)
+
     async def __aenter__(self) -> None:
+        frame = _getframe(1)
         host = self._lock._host
         await drive.arun(host, self._lock._take_flow(host, self._units, None))
+        entered[self] = frame
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        entered.pop(self, None)
         give_up(error, lambda: self._lock._release(self._units))
 
 
@@ -260,10 +266,13 @@ class MultiLock(handles.MultiLock):
         return super().release()
 
     async def __aenter__(self) -> Self:
+        frame = _getframe(1)
         await self.acquire()
+        entered[self] = frame
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        entered.pop(self, None)
         give_up(error, super().release)
 
 
@@ -281,10 +290,13 @@ class Semaphore(handles.Semaphore):
         super().close()
 
     async def __aenter__(self) -> Self:
+        frame = _getframe(1)
         await self.acquire()
+        entered[self, frame] = frame
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        forget(self, _getframe(1))
         give_up(error, super().release)
 
 

@@ -3,6 +3,7 @@
     GuildhallError
     |-- Misuse          the caller's: also ValueError
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
+    |   |-- DeadlockError   a wait that could never end, as who holds waits in turn; also RuntimeError
     |   |-- SemaphoreClosed used after it was closed; also RuntimeError
     |   |-- NotPublished    no dataset of that name; also KeyError
     |   |-- Taken           a dataset of that name is there; also KeyError
@@ -26,6 +27,7 @@ Every error survives pickling: it is rebuilt from `args`.
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 
 class GuildhallError(Exception):
@@ -38,6 +40,31 @@ class Misuse(GuildhallError, ValueError):
 
 class NotHeld(Misuse, RuntimeError):
     """A lock was released by someone who does not hold it."""
+
+
+class Link(NamedTuple):
+    """One wait of a circle. What it waits for, the next one has; what the last one waits for, the first one has."""
+
+    session: int
+    pid: int | None
+    agent: str
+    """Who waits: "thread MainThread", "asyncio task Task-2", "task slow_pow-15011502" (of a client); "" if unknown."""
+    waits_for: str
+    """Such as "lock 'a'" or "task slow_pow-15011502"."""
+
+
+class DeadlockError(Misuse, RuntimeError):
+    """A wait that could never end: whoever could end it waits, in the end, for the one who asked.
+
+    `circle` names them, the one who asked first. It has stopped waiting and holds what it held before.
+    """
+
+    def __init__(self, text: str, circle: tuple[Link, ...] = ()) -> None:
+        super().__init__(text, circle)
+        self.circle = circle
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SemaphoreClosed(Misuse, RuntimeError):

@@ -284,7 +284,7 @@ BLOCKED = """
 import sys
 from guildhall import *
 client = Client(n_workers=1)
-lock = Lock("l"); lock.acquire()
+client.submit(Lock("l").acquire).result()
 print(client.cluster.pool.processes[0].pid, client.host.directory, flush=True)
 {call}
 """

@@ -16,6 +16,9 @@ from faults import Child, eventually, script, spills
 
 import guildhall
 from guildhall import Client, Event, Hall, Lock, Pub, Queue, StoreFull, Sub, TimedOut, Variable
+from guildhall.client.vigil import ThreadsVigil
+from guildhall.primitives import lock, waiters
+from guildhall.store.keys import pack_name
 
 BIG = "x" * 50_000
 """Small enough to be kept in the store itself."""
@@ -106,6 +109,24 @@ def test_a_lock_is_released_and_handed_on_while_memory_is_full(small_hall: Hall)
     lock.release()
     assert waiter.result()
     assert not lock.locked()
+
+
+def test_who_falls_asleep_while_memory_is_full_waits_and_says_nothing(small_hall: Hall) -> None:
+    host, inside = small_hall.host, Lock("held", hall=small_hall)
+    waiter, bell = host.waiter(), host.bell()
+    Lock("l", lease_s=60, hall=small_hall).acquire()
+    host.transact(lock.acquire, pack_name("lock", "l"), host.session, 99, waiter.number, waiter)
+    with inside:  # What it would have to say does not fit.
+        fill(small_hall, "q")
+        vigil = ThreadsVigil(host, waiter, ())
+        try:
+            assert vigil.begin(bell.number)
+            assert host.read(waiters.head, lock.LOCKS + pack_name("lock", "l")) == (
+                waiter._replace(bell=bell.number), lock.CLAIM.pack(lock.Claim(99)),
+            )  # fmt: skip
+        finally:
+            vigil.end()
+            host.done(bell)
 
 
 def test_the_lock_of_one_killed_while_memory_is_full_comes_free(small_hall: Hall) -> None:

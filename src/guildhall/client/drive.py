@@ -16,6 +16,8 @@ from ..hosts.embedded import EmbeddedHost
 from ..primitives import waiters
 from ..primitives.op import Answer
 from ..store.transaction import Waiter
+from . import agents
+from .vigil import ThreadsVigil, Vigil
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
@@ -26,12 +28,14 @@ LEND_AGAIN_S = 0.05
 class Pause(NamedTuple):
     """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
-    A flow that stands in several lines, all with one bell of its own, gives that instead of a waiter.
+    A flow that stands in several lines, all with one bell of its own, gives that, too. If the wait is for what others
+    hold or do, and has no other end, `owned` says so: it is () or, where any of several objects would end it, those.
     """
 
     waiter: Waiter | None
     left_s: float | None
     bell: Bell | None = None
+    owned: tuple[bytes, ...] | None = None
 
 
 class Glance(NamedTuple):
@@ -63,16 +67,20 @@ def waiting(
     timeout_s: float | None,
     leave: Callable[[Waiter], bool] | None = None,
     due: Callable[[Waiter], float | None] | None = None,
+    *,
+    is_owned: bool = False,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
     `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
+    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError.
     """
     if timeout_s == 0:
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
+    owned = () if is_owned and timeout_s is None else None
     while True:
         waiter = host.waiter()
         try:
@@ -86,7 +94,8 @@ def waiting(
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                yield Pause(waiter, left_s if due is None else sooner(left_s, due(waiter)))
+                wake_s = left_s if due is None else sooner(left_s, due(waiter))
+                yield Pause(waiter, wake_s, owned=owned)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 yield DONE
@@ -129,6 +138,7 @@ class _Sleeper:
         self._bell: Bell | None = None
         self._armed: Waiter | None = None
         self._go_on: Callable[[], None] | None = None
+        self._vigil: ThreadsVigil | None = None
 
     def step(self, step: Pause | Glance) -> bool | None:
         """Do what the flow gives. True if its waiter is granted, seen in a glance."""
@@ -145,19 +155,40 @@ class _Sleeper:
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
     def pause(self, pause: Pause) -> None:
-        bell = pause.bell or self._arm(pause.waiter)
+        bell = self._arm(pause) if pause.bell is None else self._keep_vigil(pause, pause.bell)
         if bell is not None:
             self._sleep(bell, pause.left_s)
 
-    def _arm(self, waiter: Waiter | None) -> Bell | None:
+    def _arm(self, pause: Pause) -> Bell | None:
         """The bell that rings for the waiter; None if it is time to look."""
+        waiter = pause.waiter
         assert waiter is not None, "a pause has a waiter or a bell"
+        self._bell = self._bell or self._host.bell()
+        if pause.owned is not None:
+            return self._keep_vigil(pause, self._bell)
         if self._armed != waiter:
-            self._bell = self._bell or self._host.bell()
             if self._host.transact(waiters.arm, waiter, self._bell.number):
                 self._armed = waiter
             return None  # Armed: the flow looks once more, for what happened before that rang for nobody.
         return self._bell
+
+    def _keep_vigil(self, pause: Pause, bell: Bell) -> Bell | None:
+        """As `_arm`, for a wait that has no end of its own, and for one that is armed already."""
+        if pause.owned is None or pause.waiter is None:
+            return bell
+        if self._vigil is not None and self._armed == pause.waiter:
+            self._vigil.again()
+            return bell
+        self._end_vigil()
+        self._vigil = ThreadsVigil(self._host, pause.waiter, pause.owned)
+        if self._vigil.begin(bell.number):
+            self._armed = pause.waiter
+        return None  # As when armed.
+
+    def _end_vigil(self) -> None:
+        if self._vigil is not None:
+            self._vigil.end()
+            self._vigil = None
 
     def _sleep(self, bell: Bell, left_s: float | None) -> None:
         """In a task that waits for longer than a moment, others run meanwhile."""
@@ -172,6 +203,7 @@ class _Sleeper:
             self._go_on = host.give_way()
 
     def close(self) -> None:
+        self._end_vigil()
         bell, self._bell = self._bell, None
         if bell is not None:
             self._host.done(bell)
@@ -186,6 +218,7 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
 
     lounge = lounge_of(host)
     armed: Waiter | None = None
+    vigil: Vigil | None = None
     go_on: Callable[[], None] | None = None
     try:
         while True:
@@ -195,13 +228,16 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 return end.value  # type: ignore[no-any-return]
             if isinstance(pause, Glance) or pause is DONE:
                 continue  # A coroutine does not hold up its loop, and sleeps with nothing of its own.
-            waiter, left_s, _ = pause
+            waiter, left_s = pause.waiter, pause.left_s
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
-                    if lounge.arm(waiter):
+                    vigil = None if pause.owned is None else Vigil(host, waiter, lambda _: agents.of_coroutine(host))
+                    if lounge.arm(waiter, vigil.begin if vigil else None):
                         armed = waiter
                     continue  # As for threads: the flow looks once more.
+                if vigil is not None:
+                    vigil.again()
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
                 if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):

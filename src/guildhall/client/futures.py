@@ -30,6 +30,8 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 READ_AHEAD = 256
 EXIT_S = 0.5
+MAX_OWNED = 256
+"""A wait for any of more tasks than this counts as one that somebody will end."""
 
 
 class Future:
@@ -99,6 +101,7 @@ class Future:
             lambda waiter: host.read(values.settled, oid),
             lambda waiter: host.transact(waiters.withdraw, waiter),
             timeout_s,
+            is_owned=True,
         )
         if answer is LATE:
             raise TimedOut(f"future {self.key}: not done within {timeout_s:g} s")
@@ -114,7 +117,8 @@ class Future:
         return found
 
     def result(self, timeout: Timeout = None) -> Any:
-        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut."""
+        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut; DeadlockError if the task
+        waits for the caller."""
         return self._open(self._ended(timeout))
 
     def _open(self, found: Object | None) -> Any:
@@ -363,7 +367,8 @@ class EndWatch:
                 self._waiters.update(zip(new, fresh, strict=True))
                 host.transact(values.watch_all, new, fresh)
             else:
-                yield drive.Pause(None, left_s, self._bell)
+                owned = tuple(oids) if until is None and len(oids) <= MAX_OWNED else None
+                yield drive.Pause(self._waiters[oids[0]], left_s, self._bell, owned=owned)
 
     def nudge(self) -> None:
         """Wake who waits, to look at what was added."""

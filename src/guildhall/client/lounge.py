@@ -6,6 +6,7 @@ A bell is a socket. One for each coroutine would end a program that awaits a tho
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from ..hosts.doorbell import Bell
@@ -41,14 +42,17 @@ class Lounge:
         """False in a forked child, whose session is another one."""
         return self._session == host.session
 
-    def arm(self, waiter: Waiter) -> bool:
-        """Have the waiter's grant ring here. False if it is granted already."""
+    def arm(self, waiter: Waiter, hang: Callable[[int], bool] | None = None) -> bool:
+        """Have the waiter's grant ring here. False if it is granted already. `hang` does it in another way."""
         if self._bell is None:
             self._open()
         assert self._bell is not None
-        is_armed = self._host.transact(waiters.arm, waiter, self._bell.number)
-        if not is_armed:
-            self.rest()
+        bell, is_armed = self._bell.number, False
+        try:
+            is_armed = hang(bell) if hang is not None else self._host.transact(waiters.arm, waiter, bell)
+        finally:
+            if not is_armed:
+                self.rest()
         return is_armed
 
     def rest(self) -> None:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import os
+from typing import Protocol
+
 from .embedded import EmbeddedHost
 
 now: EmbeddedHost | None = None
 """The hall that is meant, if anything says which. A variable, because every operation of a handle asks."""
 task: EmbeddedHost | None = None
 """In a worker, its hall."""
+
+
+class Run(Protocol):
+    """What a thread of a worker works on."""
+
+    @property
+    def task(self) -> tuple[bytes, str] | None:
+        """The object's id and the name of the task that it is in."""
+
+    @property
+    def around(self) -> Run | None:
+        """The task that this one runs inside of."""
+
+
+runs: dict[int, Run] = {}
+"""In a worker, what each of its threads works on."""
+os.register_at_fork(after_in_child=runs.clear)
 _defaults: list[EmbeddedHost] = []
 
 

@@ -103,6 +103,8 @@ class EmbeddedHost:
             self._seen_membership: bytes | None = None
             self._gate = threading.Lock()
             self._bells: list[Bell] = []
+            self.asleep: dict[int, int] = {}
+            """The threads that wait without end for what others hold, and the numbers of their waits."""
             self._bell_numbers = itertools.count(1)
             self._numbers = itertools.count(1)
             session = self.insist(sessions.number)

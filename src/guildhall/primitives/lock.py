@@ -47,6 +47,8 @@ class Claim(Record, tag=1, frozen=True):
 LOCK = Form(Lock)
 CLAIM = Form(Claim)
 _pack, _unpack = LOCK.pack, LOCK.unpack
+_newest: tuple[Lock | None, bytes] = None, b""
+"""The last grant that this process wrote, and its bytes: whoever releases it at once need not pack it again."""
 
 
 def acquire(
@@ -60,6 +62,7 @@ def acquire(
     lease_s: float | None = None,
 ) -> NotNow | Lock:
     """Take the lock if it is free; else the waiter, whose number is the attempt's, is parked behind all others."""
+    global _newest
     key = LOCKS + name
     data = txn.get(key)
     if data is None:
@@ -67,7 +70,9 @@ def acquire(
             taken = Lock(session, handle, attempt, txn.revision, False, False, now)
         else:
             taken = Lock(session, handle, attempt, txn.revision, False, False, now, now + lease_s)
-        txn.put(key, _pack(taken))
+        data = _pack(taken)
+        _newest = taken, data
+        txn.put(key, data)
         return taken
     held = _unpack(data)
     if has_lapsed(held, now):
@@ -111,9 +116,11 @@ def release(
     """
     key = LOCKS + name
     data = txn.get(key)
-    if grant is not None and grant.session == session and data == _pack(grant) and not grant.is_wanted:
-        txn.delete(key)
-        return
+    if grant is not None and grant.session == session and not grant.is_wanted:
+        newest, written = _newest
+        if data == (written if newest is grant else _pack(grant)):
+            txn.delete(key)
+            return
     held = None if data is None else _unpack(data)
     token = grant.token if grant is not None and grant.session == session and has_lease else None
     if held is None or held.session != session or held.handle != handle or (token is not None and held.token != token):

@@ -162,6 +162,18 @@ def leases(txn: Txn, place: bytes) -> list[tuple[int, Lease]]:
     return sorted(found, key=lambda pair: pair[1].token)
 
 
+def leases_of(txn: Txn, place: bytes, session: int) -> list[Lease]:
+    """The pool's leases that the session holds. Looks at all leases of the session."""
+    prefix = LEASES + pack_id(session)
+    pool = look(txn, place)
+    mine = [
+        LEASE.unpack(data)
+        for key, data in txn.scan(prefix)
+        if key.endswith(place) and _place_of(key[len(prefix) :]) == place
+    ]
+    return [one for one in mine if pool is not None and one.born == pool.born]
+
+
 def bury(txn: Txn, session: int, now: float) -> None:
     """All leases of the session are given back."""
     prefix = LEASES + pack_id(session)

@@ -6,6 +6,8 @@ session's, holding the grant. So a waiter whose record is gone has been granted.
 
 A waiter may stand in line without a bell while it is still awake and looks by itself: then it costs nobody a ring.
 Before it falls asleep it hangs one (`arm`), in a transaction that also says whether it was granted in the meantime.
+There it may also say that it is endless: it leaves only when it is granted (or by Ctrl-C and the like), and with what
+its agent states about itself (the business of `deadlock.py`). The statement goes with the wait.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from .op import PARKED, NotNow
 
 LINES = b"\x10"
 WAITS = b"\x11"
+STATEMENTS = b"\x12"
 
 
 class InLine(Record, tag=1, frozen=True):
@@ -29,6 +32,7 @@ class InLine(Record, tag=1, frozen=True):
     number: int
     bell: int
     want: bytes
+    is_endless: bool = False
 
 
 class Wait(Record, tag=1, frozen=True):
@@ -37,6 +41,7 @@ class Wait(Record, tag=1, frozen=True):
     place: bytes
     ticket: bytes
     granted: bytes | None = None
+    is_endless: bool = False
 
 
 _IN_LINE = Form(InLine)
@@ -47,6 +52,11 @@ def _wait_key(session: int, number: int) -> bytes:
     return WAITS + pack_id(session) + pack_int(number)
 
 
+def statement_key(session: int, number: int) -> bytes:
+    """Where the statement of an endless wait is, if it has one."""
+    return STATEMENTS + pack_id(session) + pack_int(number)
+
+
 def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
     """Stand in line at the place, behind all who are there."""
     ticket = pack_int(txn.revision) + pack_int(waiter.number)
@@ -55,17 +65,36 @@ def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
     return PARKED
 
 
-def arm(txn: Txn, waiter: Waiter, bell: int) -> bool:
+def arm(txn: Txn, waiter: Waiter, bell: int, is_endless: bool = False, statement: bytes = b"") -> bool:
     """Ring this bell when the waiter is granted. False if it has been granted already."""
-    data = txn.get(_wait_key(waiter.session, waiter.number))
+    wait_key = _wait_key(waiter.session, waiter.number)
+    data = txn.get(wait_key)
     wait = None if data is None else _WAIT.unpack(data)
     if wait is None or wait.granted is not None:
         return False
     key = LINES + wait.place + wait.ticket
     line = txn.get(key)
     assert line is not None, "a wait stands in line until it is granted"
-    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, _IN_LINE.unpack(line).want)))
+    want = _IN_LINE.unpack(line).want
+    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, want, is_endless)))
+    if wait.is_endless != is_endless:
+        txn.put(wait_key, _WAIT.pack(Wait(wait.place, wait.ticket, None, is_endless)))
+    if statement:
+        txn.put(statement_key(waiter.session, waiter.number), statement)
+    elif wait.is_endless:
+        txn.delete(statement_key(waiter.session, waiter.number))
     return True
+
+
+def endless(txn: Txn, session: int, number: int) -> tuple[bytes, bytes] | None:
+    """Where the wait stands in line and what it wants, if it is one that ends only when it is granted."""
+    data = txn.get(_wait_key(session, number))
+    wait = None if data is None else _WAIT.unpack(data)
+    if wait is None or not wait.is_endless or wait.granted is not None:
+        return None
+    line = txn.get(LINES + wait.place + wait.ticket)
+    assert line is not None, "a wait stands in line until it is granted"
+    return wait.place, _IN_LINE.unpack(line).want
 
 
 def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
@@ -150,6 +179,8 @@ def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | N
         txn.delete(_wait_key(waiter.session, waiter.number))
     else:
         txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, b"", granted)))
+    if line.is_endless:
+        txn.delete(statement_key(waiter.session, waiter.number))
     if waiter.bell:
         txn.wake(waiter)
     return waiter
@@ -200,6 +231,8 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
         return False
     txn.delete(LINES + wait.place + wait.ticket)
     txn.delete(key)
+    if wait.is_endless:
+        txn.delete(statement_key(waiter.session, waiter.number))
     return True
 
 
@@ -245,6 +278,8 @@ def leave(txn: Txn, session: int) -> list[Left]:
             assert line is not None, "a wait stands in line until it is granted"
             want = _IN_LINE.unpack(line).want
             txn.delete(LINES + wait.place + wait.ticket)
+            if wait.is_endless:
+                txn.delete(STATEMENTS + key[len(WAITS) :])
         waits.append(Left(wait.place, want, wait.granted, session))
         txn.delete(key)
     return waits

@@ -30,6 +30,10 @@ class Handle:
     def _host(self) -> EmbeddedHost:
         return self._given or current.now or host_of(None)
 
+    def _is_in(self, host: EmbeddedHost) -> bool:
+        """Whether the name is one of that hall."""
+        return (self._given or current.now) is host
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
 

@@ -7,7 +7,7 @@ what the kind likes (units, how many names, the owner). Ctrl-C at any moment lea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ... import deadline
@@ -16,6 +16,7 @@ from ...errors import GuildhallError, Misuse, NotHeld
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import pool
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY, Answer
 from ...store.transaction import Waiter
 from .. import drive
@@ -92,6 +93,7 @@ class Held(Handle):
             lambda waiter: self._undo(host, want, waiter),
             timeout_s,
             leave=lambda waiter: self._leave(host, want, waiter),
+            is_owned=True,
         )
         return answer is not LATE
 
@@ -158,6 +160,10 @@ class Leasing(Held):
             if number is not None:
                 host.transact(pool.release, self._place, host.session, number, deadline.now())
             raise
+
+    def _holds(self, host: EmbeddedHost, want: int) -> Iterable[Hold]:
+        """What a `with` block of one lease gives back."""
+        return ((self._place, 0, want),) if self._mine[want] and self._is_in(host) else ()
 
     def _not_held(self, why: str) -> NotHeld:
         return NotHeld(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -12,9 +14,11 @@ from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import lock
 from ...primitives.condition import Guard
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
 from .. import drive
+from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
@@ -28,7 +32,8 @@ class Lock(Handle):
     """A lock with one holder in the whole hall, fair, freed when its holder's process dies.
 
     The holder is this object: any thread of the process may release it through the object that acquired it, no other
-    object may (`NotHeld`). Not reentrant.
+    object may (`NotHeld`). Not reentrant: who holds it and waits for it again without a timeout gets DeadlockError, as
+    does whoever else closes a circle of waits.
 
         with Lock("accounts"):
             ...
@@ -66,11 +71,10 @@ class Lock(Handle):
         host = self._given or current.now or host_of(None)
         if self._was_busy:
             return drive.run(host, self._acquire_flow(host, timeout_s))
+        session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
         attempt = -next(_attempts)
         try:
-            answer = host.transact(
-                lock.acquire, self._key, host.session, self._handle, attempt, None, now(), self.lease_s
-            )
+            answer = host.transact(lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s)
             if answer is BUSY:
                 return drive.run(host, self._acquire_flow(host, timeout_s))
             self._grant = answer  # type: ignore[assignment]
@@ -104,6 +108,7 @@ class Lock(Handle):
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
             due=lambda waiter: self._due(host, waiter),
+            is_owned=True,
         )
         if answer is LATE:
             return False
@@ -142,7 +147,8 @@ class Lock(Handle):
         grant, self._grant = self._grant, None
         try:
             host = self._given or current.now or host_of(None)
-            host.transact(lock.release, self._key, host.session, self._handle, now(), grant, self.lease_s is not None)
+            session = host._session if host._mark[0] else host.session
+            host.transact(lock.release, self._key, session, self._handle, now(), grant, self.lease_s is not None)
             return True
         except Exception:
             raise
@@ -212,13 +218,23 @@ class Lock(Handle):
         """Who holds it and who waits, now."""
         return self._host.read(of_lock, self.name, self._key)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block of this object gives back."""
+        grant = self._grant
+        if grant is None or grant.session != host.session or not self._is_in(host):
+            return ()
+        return ((lock.LOCKS + self._key, grant.grant, 1),)
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
         self.acquire()
+        entered[self] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         grant = self._grant
         try:
+            entered.pop(self, None)
             if error is None:
                 self.release()
             else:
@@ -226,6 +242,7 @@ class Lock(Handle):
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             self._let_go(grant)
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -11,9 +12,11 @@ from ...errors import Misuse, NotHeld, WrongType
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import multilock
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY, Answer
 from ...store.keys import name_of
 from ...store.transaction import Waiter
+from ..agents import entered
 from ..hall import host_of, packed
 from .held import Held, give_up, patience_s
 from .statistics import Statistics, of_multilock
@@ -78,9 +81,12 @@ class MultiLock(Held):
     def _terms(self, blocking: bool, timeout: Timeout, num_locks: int | None) -> tuple[int, float | None]:
         count = self.num_locks if num_locks is None else self._count(num_locks)
         timeout_s = patience_s(f"multilock {self.names!r:.60}", blocking, timeout)
+        self._refuse_twice()
+        return count, timeout_s
+
+    def _refuse_twice(self) -> None:
         if self._grant is not None:
             raise Misuse(f"multilock {self.names!r:.60}: this object holds it already; release it, or make another one")
-        return count, timeout_s
 
     def _ask(self, host: EmbeddedHost, want: int, number: int, waiter: Waiter | None) -> Any:
         answer = host.transact(multilock.acquire, self._keys, want, host.session, number, deadline.now(), waiter)
@@ -148,17 +154,29 @@ class MultiLock(Held):
         """Who holds any of the names and who waits for any, now."""
         return self._host.read(of_multilock, tuple(self.names), self._keys)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block of this object gives back."""
+        grant = self._grant
+        if grant is None or grant.held.session != host.session or not self._is_in(host):
+            return ()
+        return [(multilock.MULTILOCKS + name, grant.held.grant, 1) for name in grant.names]
+
     def __enter__(self) -> Self:
-        self.acquire()
+        frame = _getframe(1)
+        self._refuse_twice()
+        self._take(self.num_locks, None)
+        entered[self] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         grant = self._grant
         try:
+            entered.pop(self, None)
             give_up(error, self.release)
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             if grant is not None:
                 self._grant = None
                 self._let_go(grant)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from typing import Any, Self
 
 from ... import deadline
@@ -14,20 +12,10 @@ from ...primitives import rlock, waiters
 from ...primitives.condition import Guard
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
+from ..agents import thread_number
 from ..hall import host_of
 from .held import Held, attempt_of, give_up, patience_s
 from .statistics import Statistics, of_rlock
-
-owner_numbers = itertools.count(1)
-
-
-class _Thread(threading.local):
-    """The number of this thread as an owner. Unlike the system's, it is not given again when the thread has ended."""
-
-    number = 0
-
-
-_thread = _Thread()
 
 
 class RLock(Held):
@@ -51,12 +39,7 @@ class RLock(Held):
 
     _kind = "rlock"
 
-    @staticmethod
-    def _owner() -> int:
-        number = _thread.number
-        if not number:
-            number = _thread.number = next(owner_numbers)
-        return number
+    _owner = staticmethod(thread_number)
 
     def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:
         """True when it is held (once more), False when the time was up. `blocking=False` tries once."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any
 
 from ... import deadline
 from ...deadline import Timeout
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import pool, rwlock
+from ...primitives.deadlock import Hold
 from ...primitives.rwlock import READ, WRITE
 from ...store.transaction import Waiter
+from ..agents import entered
 from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_rwlock
 
@@ -25,7 +29,8 @@ class RWLock(Leasing):
             ...
 
     The holder is this object, which may hold several times and be shared by threads. Not re-entrant: who reads and asks
-    again may wait behind a writer that waits for it, and who reads and asks to write waits for itself. Release first.
+    again may wait behind a writer that waits for it, and who reads and asks to write waits for itself: without a
+    timeout that is DeadlockError. Release first.
 
     If you stop waiting, you leave the line, and those behind you enter if they can. If a holder dies, its part is free
     at once; `previous_holder_died` tells the writer who got in by that. When reading is quick, `Lock` costs less.
@@ -99,17 +104,28 @@ class Side:
         self._lock = lock
         self._units = units
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block gives back."""
+        return self._lock._holds(host, self._units)
+
     def __enter__(self) -> None:
+        frame = _getframe(1)
         self._lock._take(self._units, None)
+        entered[self] = frame
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._lock._mine[self._units]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
-            give_up(error, lambda: self._lock._release(self._units))
+            entered.pop(self, None)
+            if error is None:
+                self._lock._release(self._units)
+            else:
+                give_up(error, lambda: self._lock._release(self._units))
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             if number in mine:  # Ctrl-C came before the release began.
                 self._lock._release(self._units)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from sys import _getframe
 from typing import Any, Self
 
 from ... import deadline
@@ -9,8 +11,10 @@ from ...deadline import Timeout
 from ...errors import Misuse, WrongType
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import semaphore
+from ...primitives.deadlock import Hold
 from ...primitives.op import Answer
 from ...store.transaction import Waiter
+from ..agents import entered, forget
 from ..drive import Flow
 from .held import Leasing, give_up, patience_s
 from .statistics import Statistics, of_semaphore
@@ -27,7 +31,8 @@ class Semaphore(Leasing):
     released through it (`NotHeld`), so there are never more than `max_leases` (a bounded semaphore).
 
     If you stop waiting, you leave the line, and a lease that came meanwhile goes to the next. If a holder dies, its
-    leases go to the longest waiters. For one lease, `Lock` costs less, and tells whether the holder before it died.
+    leases go to the longest waiters. If all leases are held by those who wait for you, acquire raises DeadlockError.
+    For one lease, `Lock` costs less, and tells whether the holder before it died.
     """
 
     _kind = "semaphore"
@@ -93,18 +98,30 @@ class Semaphore(Leasing):
         """Who holds leases and who waits, now."""
         return self._host.read(of_semaphore, self.name, self._place)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block gives back."""
+        return self._holds(host, 1)
+
     def __enter__(self) -> Self:
-        self.acquire()
+        frame = _getframe(1)
+        note = self, frame
+        self._take(1, None)
+        entered[note] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         mine = self._mine[1]
         number = mine[-1] if mine else None
         try:  # Here and not in a function for both: Ctrl-C may come before the first line of that, too.
-            give_up(error, lambda: self._release(1))
+            forget(self, _getframe(1))
+            if error is None:
+                self._release(1)
+            else:
+                give_up(error, lambda: self._release(1))
         except Exception:
             raise
         except BaseException:
+            forget(self, _getframe(1))
             if number in mine:  # Ctrl-C came before the release began.
                 self._release(1)
             raise

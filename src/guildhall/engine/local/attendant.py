@@ -12,6 +12,7 @@ from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR
 from . import inbox, tasks
+from .answering import answering
 from .running import run_task
 from .tasks import Done
 
@@ -44,7 +45,8 @@ class Attendant(threading.Thread):
         finally:
             host.done(bell)
         key, oid, recipe = found
-        end = run_task(host, oid, recipe)
+        with answering(oid, recipe.name):
+            end = run_task(host, oid, recipe)
         try:
             host.transact(inbox.done, key, end)
         except StoreFull:

@@ -528,6 +528,16 @@ def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
     settle_all(txn, [Done(oid, CANCELLED, b"") for oid in oids])
 
 
+def awaits(txn: Txn, oid: bytes) -> tuple[str, list[bytes]] | None:
+    """What a pending task is called, and the pending ones that it depends on (none: it is ready or runs); None if it
+    is not pending."""
+    found = values.look(txn, oid)
+    if found is None or found.state != PENDING:
+        return None
+    recipe = RECIPE.unpack(found.data)
+    return recipe.name, [dep for dep in recipe.deps if values.settled(txn, dep) is BUSY] if recipe.missing else []
+
+
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     values.rewrite(txn, oid, found, RECIPE.pack(recipe))
     _put_first(txn, oid, recipe)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from io import TextIOWrapper
@@ -61,8 +62,11 @@ class Run:
         self.begun = 0
         self.waits = 0
         self.thread = threading.current_thread()
+        self.around: Run | None = None
+        """What its thread works on, too, and goes on with behind this."""
         self.current: bytes | None = None
-        """The task that runs now."""
+        """The task that may be interrupted now."""
+        self.task: tuple[bytes, str] | None = None
         self.todo = todo[::-1]
         """The tasks not begun, the next one last."""
         self._ends: list[Done] = []
@@ -93,9 +97,12 @@ class Run:
             if end is not None:
                 self._ends.append(end)
             if not self.todo:
+                self.task = None
                 return None
             self.begun += 1
-            return self.todo.pop()
+            oid, recipe = self.todo.pop()
+            self.task = oid, recipe.name
+            return oid, recipe
 
     def tell(self, last: Done | None = None) -> None:
         """Finish what has ended. Any thread may, while another works."""
@@ -180,8 +187,8 @@ class Worker:
     def _work_off(self, run: Run, monitor: Monitor | None = None) -> float:
         """Run the tasks of a claim. Returns the seconds that one took on average."""
         count, demand = len(run.todo), run.todo[0][1].demand
-        around, slot.run = slot.run, run
-        self._runs[run.thread] = run
+        run.around, slot.run = slot.run, run
+        self._runs[run.thread] = current.runs[get_ident()] = run
         self._able.take(demand)
         try:
             if monitor is not None and count > 1:
@@ -190,11 +197,11 @@ class Worker:
         finally:
             if monitor is not None and count > 1:
                 monitor.follow(None)
-            slot.run = around
-            if around is None:
-                del self._runs[run.thread]
+            slot.run = run.around
+            if run.around is None:
+                del self._runs[run.thread], current.runs[get_ident()]
             else:
-                self._runs[run.thread] = around
+                self._runs[run.thread] = current.runs[get_ident()] = run.around
             if run.waits:  # A task that left its slot by hand and has ended.
                 run.waits = 1
                 self._go_on(run)

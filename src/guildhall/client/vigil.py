@@ -1,0 +1,77 @@
+"""An endless wait for what others hold: it says what its agent holds, and is told when it could never end."""
+
+from __future__ import annotations
+
+from _thread import get_ident
+from collections.abc import Callable
+
+from .. import deadline
+from ..engine.local import tasks
+from ..errors import DeadlockError, StoreFull
+from ..hosts.embedded import EmbeddedHost
+from ..primitives import deadlock, waiters
+from ..primitives.deadlock import Statement
+from ..store.transaction import Waiter
+from . import agents
+
+AGAIN_S = 1.0
+"""A circle may also be closed by what nobody waits for, such as the end of a thread: so it is looked for this often."""
+
+
+class Vigil:
+    """One endless wait, from falling asleep on. `state` says what its agent holds, when asked: at once, or (True) with
+    all that can be found out."""
+
+    def __init__(self, host: EmbeddedHost, waiter: Waiter, state: Callable[[bool], Statement | None]) -> None:
+        self._host = host
+        self._waiter = waiter
+        self._bell = 0
+        self._state = state
+        self._stated: Statement | None = None
+        self._next_s = 0.0
+
+    def begin(self, bell: int) -> bool:
+        """Fall asleep, to be woken by that bell. False if it is granted; raises DeadlockError if it never could be."""
+        self._bell = bell
+        return self._declare(self._state(False))
+
+    def again(self) -> None:
+        """It goes on. Raises DeadlockError if it has turned out that it could never end."""
+        if deadline.now() < self._next_s:
+            return
+        state = self._state(True)
+        if state != self._stated or (
+            state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits)
+        ):
+            self._declare(state)
+        self._next_s = deadline.now() + AGAIN_S
+
+    def _declare(self, state: Statement | None) -> bool:
+        try:
+            answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits)
+        except StoreFull:  # It may still be room enough to wait, and to say nothing.
+            state, answer = None, self._host.transact(waiters.arm, self._waiter, self._bell)
+        if isinstance(answer, deadlock.Circle):
+            raise DeadlockError(*answer)
+        self._stated = state
+        self._next_s = deadline.now() + AGAIN_S
+        return answer
+
+
+class ThreadsVigil(Vigil):
+    """That of this thread, which counts as asleep from its making until `end`."""
+
+    def __init__(self, host: EmbeddedHost, waiter: Waiter, any_of: tuple[bytes, ...]) -> None:
+        super().__init__(
+            host, waiter, lambda thorough: agents.of_thread(host, waiter.number, any_of, sees_joins=thorough)
+        )
+        # Before it looks who else is asleep: of two that fall asleep at a time, the later to say so sees both.
+        self._before = host.asleep.get(get_ident())
+        host.asleep[get_ident()] = waiter.number
+
+    def end(self) -> None:
+        """It is awake again, or, if this was a signal handler's wait, asleep as before."""
+        if self._before is None:
+            self._host.asleep.pop(get_ident(), None)
+        else:
+            self._host.asleep[get_ident()] = self._before
