@@ -58,6 +58,22 @@ def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool,
         return False, traceback.format_exc()
 
 
+class Pressed:
+    """A transaction in whose commit Ctrl-C is heard, before or behind it."""
+
+    def __init__(self, raw: Any, *, is_committed: bool) -> None:
+        self._raw = raw
+        self._is_committed = is_committed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def commit(self) -> None:
+        if self._is_committed:
+            self._raw.commit()
+        raise KeyboardInterrupt
+
+
 def script(text: str, path: Path, **env: str) -> subprocess.Popen[str]:
     """Run the text as a script of its own, with its output in pipes."""
     file = path / f"script-{os.urandom(3).hex()}.py"

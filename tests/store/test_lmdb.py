@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Pressed
 
 from guildhall.errors import StoreFull
 from guildhall.store import lmdb as lmdb_store
@@ -95,22 +96,6 @@ def test_the_writer_mutex_lies_where_rouse_looks_for_it(tmp_path: Path) -> None:
     assert store.transact(owner) == threading.get_native_id()
     store.rouse()
     store.close()
-
-
-class Pressed:
-    """A transaction in whose commit Ctrl-C is heard, before or behind it."""
-
-    def __init__(self, raw: Any, *, is_committed: bool) -> None:
-        self._raw = raw
-        self._is_committed = is_committed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
-
-    def commit(self) -> None:
-        if self._is_committed:
-            self._raw.commit()
-        raise KeyboardInterrupt
 
 
 def wake_and_unlink(txn: Any) -> None:

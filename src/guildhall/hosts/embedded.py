@@ -189,7 +189,7 @@ class EmbeddedHost:
             _move(self._dropped, dropped)
             self.transact(_run_all, batch, self._session, dropped, ran)
         except BaseException as error:
-            if _may_go_again(error) and (was_undone(error) or not ran):
+            if not ran or _was_disturbed(error):
                 self._deferred.extend(batch)
                 self._dropped.extend(dropped)
             if not isinstance(error, StoreFull):
@@ -366,9 +366,9 @@ def _move(line: deque[T], portion: list[T]) -> None:
         portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED))
 
 
-def _may_go_again(error: BaseException) -> bool:
-    """Whether the error came from outside, and not from what was run."""
-    return isinstance(error, StoreFull) or not isinstance(error, GuildhallError)
+def _was_disturbed(error: BaseException) -> bool:
+    """Whether what was run was not committed for a reason from outside, as Ctrl-C: then it can be run again."""
+    return isinstance(error, StoreFull) or (was_undone(error) and not isinstance(error, GuildhallError))
 
 
 def _nothing_to_do() -> None:
@@ -380,12 +380,12 @@ def _nothing(txn: Any) -> None:
 
 
 def _run_all(txn: Any, batch: Iterable[Iterable[Any]], session: int, dropped: list[bytes], ran: list[bool]) -> None:
-    """Run the errands and let go of what the session dropped. `ran` is told when all was run."""
+    """Run the errands and let go of what the session dropped. `ran` is told that it has begun."""
+    ran.append(True)
     for op, *args in batch:
         op(txn, *args)
     if dropped:
         sessions.release_for(txn, session, dropped)
-    ran.append(True)
 
 
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""What is deferred is done once, whatever interrupts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from faults import Pressed
+
+from guildhall import Hall, Misuse
+
+
+def note(txn: Any, key: bytes) -> None:
+    count = int(txn.get(key) or b"0")
+    txn.put(key, b"%d" % (count + 1))
+
+
+def noted(hall: Any, key: bytes) -> int:
+    return int(hall.host.read(lambda txn: txn.get(key)) or b"0")
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_what_is_deferred_is_done_once_when_ctrl_c_comes_at_its_commit(hall: Hall, is_committed: bool) -> None:
+    host, store = hall.host, hall.host._store
+    assert store is not None
+    begin = store._begin
+    host.defer(note, b"\xf0one")
+    host.defer(note, b"\xf0two")
+    store._begin = lambda *args: Pressed(begin(*args), is_committed=is_committed)
+    with pytest.raises(KeyboardInterrupt):
+        host.flush()
+    store._begin = begin
+    host.settle()
+    assert (noted(hall, b"\xf0one"), noted(hall, b"\xf0two")) == (1, 1)
+
+
+def test_what_is_deferred_waits_when_the_hall_is_used_inside_of_its_own_operation(hall: Hall) -> None:
+    def inside(txn: Any) -> None:
+        hall.host.defer(note, b"\xf0one")
+        hall.host.flush()
+
+    with pytest.raises(Misuse, match="inside one of its own operations"):
+        hall.host.transact(inside)
+    hall.host.settle()
+    assert noted(hall, b"\xf0one") == 1
+
+
+def test_an_errand_that_cannot_be_done_does_not_stop_those_behind_it_for_ever(hall: Hall) -> None:
+    def refuse(txn: Any) -> None:
+        raise Misuse("never")
+
+    hall.host.defer(refuse)
+    with pytest.raises(Misuse):
+        hall.host.flush()
+    hall.host.defer(note, b"\xf0one")
+    hall.host.settle()
+    assert noted(hall, b"\xf0one") == 1
