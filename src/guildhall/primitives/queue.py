@@ -549,7 +549,7 @@ def _hand_over(
     """What the queue held to keep the items readable, the hand holds, or the session if there is none."""
     if spent:
         txn.delete(spent)
-    if number:
+    if number and batch.items:
         is_light = len(batch.items) == 1 and batch.items[0][:1] == _PLAIN
         txn.put(hand_key(lane, number, is_light), _pack_hand(Hand(name, number, batch.positions, kept)))
         return (ITEMS + name + batch.positions[0], batch.items[0]) if is_light else batch

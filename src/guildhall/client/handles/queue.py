@@ -234,10 +234,8 @@ class Queue(Handle):
             answer = host.transact(op, self._key, *args, lane.key, number, lane.spent)
         except StoreFull:
             answer = self._unguarded(host, lane, op, *args)
-        if isinstance(answer, Answer) or answer is CLOSED:
-            lane.words[lane.index] = (
-                lane.number
-            )  # Handed nothing: others of this thread may come before, as coroutines do.
+        if isinstance(answer, Answer) or answer is CLOSED:  # Other calls of this thread may come next: of coroutines.
+            lane.words[lane.index] = lane.number
         return answer
 
     def _unguarded(self, host: EmbeddedHost, lane: Lane, op: Any, *args: Any) -> Any:
