@@ -87,6 +87,7 @@ def everything_at_once() -> set[bytes]:
     run(limiter.acquire, X, limiter.Terms(1, 1, 0), 1, limiter.Moment("", 0), None)
     run(tasks.submit_keyed, 1, [(values.object_id(1, 8), Recipe("h", b"", b""), ())], [b"k"])
     run(tasks.fire, [values.object_id(1, 8)])
+    run(values.set_budget, 1)
     run(inbox.send, 300, values.object_id(1, 9), Recipe("run", b"", b""), ())
     run(tasks.submit, [(values.object_id(1, 10), Recipe("g", b"", b"", demand=Demand(("a",))), ())])
     run(dataset.publish, X, b"", False)

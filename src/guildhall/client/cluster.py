@@ -17,6 +17,7 @@ from ..engine.local.pool import ForkServer, Pool
 from ..engine.local.threads import Threads
 from ..errors import Misuse, WrongType
 from ..hosts.sweeper import Sweeper
+from ..primitives import values
 from . import hall as halls
 
 _IGNORED = ("dashboard_address", "silence_logs", "scheduler_port", "protocol", "host", "ip", "local_directory", "name")
@@ -31,7 +32,9 @@ class LocalCluster:
     `threads_per_worker`: tasks that a process runs at a time. `processes=False`: threads of this process instead of
     others. `resources`: what each worker has, for tasks that ask for it. `max_tasks_per_worker`: after so many a
     process ends and a new one takes its place. `initializer(*initargs)` is called first in each. `memory_limit`: of
-    resident memory for each process, in bytes or as text such as "2GiB".
+    memory of its own for each process, in bytes or as text such as "2GiB": above 80 % it claims no tasks, above 95 %
+    it ends and another takes its place. `blob_budget`: of shared memory for large values of all; what was not read for
+    longest moves to disk, and a value that is larger by itself is refused.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class LocalCluster:
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
         memory_limit: int | str | None = None,
+        blob_budget: int | str | None = None,
         **options: Any,
     ) -> None:
         self.threads = _count("threads_per_worker", 1 if threads_per_worker is None else threads_per_worker)
@@ -58,6 +62,7 @@ class LocalCluster:
             bytes_of("memory_limit", memory_limit),
         )
         self.has_processes = processes
+        budget = bytes_of("blob_budget", blob_budget)
         self._adapting: threading.Event | None = None
         self._is_open = True
         self.pool: Pool | Threads
@@ -65,6 +70,8 @@ class LocalCluster:
             self._start_processes(told, initializer, initargs)
         else:
             self._start_threads(told, initializer, initargs)
+        if budget is not None:
+            self.host.transact(values.set_budget, budget)
         self._sweeper = Sweeper(self.host)
         atexit.register(self.close)
 

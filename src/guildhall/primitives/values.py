@@ -28,6 +28,8 @@ NAMED = b"\x22"
 """By key: the object that has it."""
 KEYS = b"\x23"
 """By object: its key, if it has one."""
+BUDGET = b"\x24"
+"""How many bytes all blobs may take in memory, if that is bounded."""
 
 PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
@@ -107,9 +109,24 @@ def lay(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] =
     txn.put(OBJECTS + oid, _pack_object(Object(state, 1, 1, data, uses, blob)))
 
 
+def budget(txn: Txn) -> int | None:
+    """How many bytes all blobs may take in memory."""
+    data = txn.get(BUDGET)
+    return None if data is None else int.from_bytes(data, "big")
+
+
+def set_budget(txn: Txn, size_bytes: int) -> None:
+    """From now on no more than that."""
+    txn.put(BUDGET, size_bytes.to_bytes(8, "big"))
+
+
 def is_litter(txn: Txn, blob: str) -> bool:
     """Whether the blob, whose writer is dead, belongs to nobody: its object is gone, or never got it."""
-    found = look(txn, bytes.fromhex(blob.rpartition("-")[2]))
+    try:
+        oid = bytes.fromhex(blob.rpartition("-")[2])
+    except ValueError:  # No name of ours.
+        return False
+    found = look(txn, oid)
     return found is None or found.blob != blob
 
 
