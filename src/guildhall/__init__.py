@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .client.handles import RWLock as RWLock
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
+    from .client.handles import TopicStatistics as TopicStatistics
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
     from .errors import Broken as Broken
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
     from .errors import KilledWorker as KilledWorker
+    from .errors import Lagged as Lagged
     from .errors import LockLost as LockLost
     from .errors import Misuse as Misuse
     from .errors import NoHall as NoHall
@@ -59,11 +61,13 @@ _HOMES = {
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
         "Counter", "Watch",
+        "TopicStatistics",
     ),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
+        "Lagged",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

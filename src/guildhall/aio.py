@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from .deadline import Timeout
 from .engine.local import payload
 from .errors import Misuse, TimedOut
 from .primitives import rwlock, values
+from .primitives.op import BUSY
 
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
@@ -305,8 +306,21 @@ class Queue(handles.Queue):
 class Pub(handles.Pub):
     """As `guildhall.Pub`."""
 
-    async def put(self, value: Any) -> None:  # type: ignore[override]
-        super().put(value)
+    async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
+        await self.put_many((value,), timeout)
+
+    async def put_many(self, items: Iterable[Any], timeout: Timeout = None) -> None:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        items = list(items)
+        kept: list[tuple[bytes, tuple[bytes, ...]]] = []
+        try:
+            kept.extend(self._store(host, value) for value in items)
+            messages = [stored for stored, _ in kept]
+            if messages and self._publish(host, messages, None) is BUSY:
+                await drive.arun(host, self._put_flow(host, messages, timeout_s))
+        finally:
+            self._let_go(host, kept)
 
 
 class Sub(handles.Sub):
@@ -317,6 +331,8 @@ class Sub(handles.Sub):
     async def get(self, timeout: Timeout = None) -> Any:
         timeout_s = deadline.seconds(timeout)
         host = self._opened()
+        if self._drops and self._fetched:
+            self._drop_stale(host)
         until = deadline.after(timeout_s)
         while not self._fetched:
             line = self._in_line()
@@ -330,8 +346,7 @@ class Sub(handles.Sub):
                     raise self._late(timeout_s)
             finally:
                 line.release()
-        message = self._fetched.popleft()
-        return payload.unpack(host, message)
+        return self._given_out(host, self._fetched.popleft())
 
     def _in_line(self) -> asyncio.Lock:
         """Where coroutines of this loop that share the subscription wait while one of them fetches."""
@@ -340,8 +355,22 @@ class Sub(handles.Sub):
             self._line = loop, asyncio.Lock()
         return self._line[1]
 
+    async def next(self, timeout: Timeout = None) -> Any:
+        return await self.get(timeout)
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        return await self.get()
+        try:
+            return await self.get()
+        except Misuse:
+            if self._is_open:
+                raise
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, *rest: object) -> None:
+        self._leave(is_done=kind is None)

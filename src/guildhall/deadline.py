@@ -57,6 +57,11 @@ def lease(lease_s: Timeout) -> float | None:
     return value
 
 
+def wall() -> float:
+    """Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
+    return time.time()
+
+
 def after(timeout_s: float | None) -> float | None:
     """The deadline that many seconds from now; None for never."""
     return None if timeout_s is None else time.monotonic() + timeout_s

@@ -7,6 +7,7 @@
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
+    |-- Lagged          the reader's slowness: messages were dropped before it read them
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
@@ -51,6 +52,19 @@ class TimedOut(GuildhallError, TimeoutError):
 
 class LockLost(GuildhallError, RuntimeError):
     """The lease of a lock ran out before the lock was released: another holds it, or may at any moment."""
+
+
+class Lagged(GuildhallError):
+    """A subscription was too slow: `n` messages before the next one were dropped. `get` goes on with that one."""
+
+    def __init__(self, n: int, what: str = "subscription") -> None:
+        super().__init__(n, what)
+        self.n = n
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[1]}: {self.n} messages were dropped unread; get() goes on behind them, or allow more of them"
+        )
 
 
 class Broken(GuildhallError, OSError):

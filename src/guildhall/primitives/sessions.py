@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, variable, waiters
+from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, subscription, topic, values, variable, waiters
 from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
@@ -77,13 +77,14 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), 
     waits = waiters.leave(txn, session)
     for left in waits:
         queue.bury(txn, left)
+        topic.bury(txn, left)
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
     lock.bury(txn, session, now)
     rlock.bury(txn, session, now)
     multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
-    topic.bury(txn, session)
+    subscription.bury(txn, session)
     variable.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)

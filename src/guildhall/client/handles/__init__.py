@@ -11,7 +11,7 @@ from .queue import Queue
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
-from .topic import Pub, Sub
+from .topic import Pub, Sub, TopicStatistics
 from .variable import Variable
 from .watch import Watch
 
@@ -19,4 +19,5 @@ __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
     "Counter", "Watch",
+    "TopicStatistics",
 ]  # fmt: skip
