@@ -14,11 +14,13 @@ from .client import drive, handles
 from .client.handles.change import Change
 from .client.handles.held import give_up
 from .client.handles.rlock import owner_numbers
+from .client.handles.topic import Entry
 from .client.handles.variable import ANY
 from .client.handles.watch import CLOSED
 from .deadline import Timeout
 from .engine.local import payload
 from .errors import Misuse, TimedOut
+from .hosts.embedded import EmbeddedHost
 from .primitives import rwlock, values
 from .primitives.op import BUSY
 
@@ -333,8 +335,15 @@ class Sub(handles.Sub):
         host = self._opened()
         if self._drops and self._fetched:
             self._drop_stale(host)
+        try:
+            entry = self._fetched.popleft()
+        except IndexError:
+            entry = await self._wait_for_entry(host, timeout_s)
+        return self._given_out(host, entry)
+
+    async def _wait_for_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
         until = deadline.after(timeout_s)
-        while not self._fetched:
+        while True:
             line = self._in_line()
             try:
                 async with asyncio.timeout(deadline.left(until) if line.locked() else None):
@@ -346,7 +355,8 @@ class Sub(handles.Sub):
                     raise self._late(timeout_s)
             finally:
                 line.release()
-        return self._given_out(host, self._fetched.popleft())
+            with suppress(IndexError):
+                return self._fetched.popleft()
 
     def _in_line(self) -> asyncio.Lock:
         """Where coroutines of this loop that share the subscription wait while one of them fetches."""

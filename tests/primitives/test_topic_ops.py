@@ -105,7 +105,7 @@ def test_a_topic_without_subscribers_leaves_nothing(store: MemoryStore) -> None:
     before = dict(store.data)
     subscribe(store, ONE)
     publish(store, "a", "b")
-    store.transact(subscription.leave, ONE, True)
+    store.transact(subscription.leave, ONE)
     assert store.data == before
     subscribe(store, TWO)
     publish(store, "c")
@@ -219,7 +219,7 @@ def test_publishers_go_on_when_the_full_subscriber_goes(store: MemoryStore, rung
     if how == "dies":
         store.transact(sessions.bury, 1)
     else:
-        store.transact(subscription.leave, ONE, True)
+        store.transact(subscription.leave, ONE)
     assert rung == [waiter]
     assert fetch(store, TWO) == ["a", "b"]
 
@@ -309,7 +309,7 @@ def test_a_durable_subscription_goes_on_where_it_was(store: MemoryStore) -> None
     publish(store, "a", "b", "c")
     assert fetch(store, ONE, group=GROUP) == ["a"]
     assert fetch(store, ONE, group=GROUP, had=0) == ["b"]
-    store.transact(subscription.leave, ONE, True)
+    store.transact(subscription.leave, ONE, 1)
     assert kept(store) == ["c"]
     publish(store, "d")
     subscribe(store, TWO, group=GROUP)
@@ -340,6 +340,9 @@ def test_a_message_whose_reply_was_lost_is_given_again(store: MemoryStore) -> No
     assert fetch(store, ONE, group=GROUP) == ["a"]
     assert fetch(store, ONE, group=GROUP) == ["a"]
     assert fetch(store, ONE, group=GROUP, had=0) == ["b"]
+    store.transact(subscription.leave, ONE, 0)
+    subscribe(store, TWO, group=GROUP)
+    assert fetch(store, TWO, group=GROUP) == ["b"], "it was not had when its member left"
 
 
 def test_a_durable_subscription_that_nobody_reads_is_bounded(store: MemoryStore, rung: list[Waiter]) -> None:
@@ -365,7 +368,7 @@ def test_unsubscribing_ends_a_durable_subscription_for_all(store: MemoryStore) -
     assert not store.transact(subscription.end, N, GROUP)
     assert kept(store) == []
     assert fetch(store, ONE, group=GROUP) is None
-    store.transact(subscription.leave, ONE, True)
+    store.transact(subscription.leave, ONE)
 
 
 def test_a_member_of_an_ended_subscription_is_none_of_a_new_one_of_that_name(store: MemoryStore) -> None:
@@ -402,7 +405,7 @@ def test_patterns_fit_as_in_nats(store: MemoryStore, wanted: str, fits: list[str
     assert [m.decode() for m in answer.messages] == fits
     assert answer.sources == [pack_name("topic", text) for text in fits]
     assert list(store.read(lambda txn: txn.scan(topic.SOURCES))) == []
-    store.transact(subscription.leave, ONE, True)
+    store.transact(subscription.leave, ONE)
     assert store.data.get(pattern.SHAPES) is None
 
 
@@ -665,7 +668,7 @@ class Program:
             member, is_done = self.dice.choice(list(self.members)), self.dice.random() < 0.5
             if member in self.parked:
                 self.store.transact(waiters.withdraw, self.parked.pop(member))
-            self.store.transact(subscription.leave, member, is_done)
+            self.store.transact(subscription.leave, member, self.had[member] if is_done else None)
             self.left(member, is_done)
 
     def left(self, member: bytes, is_done: bool) -> None:

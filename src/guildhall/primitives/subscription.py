@@ -151,9 +151,10 @@ def _place(txn: Txn, name: bytes, log: Topic, start: int | float | str | None) -
     return start if start >= 0 else max(log.first, log.end + start)
 
 
-def leave(txn: Txn, member: bytes, is_done: bool, wakes: bool = False) -> None:
-    """The member goes. A subscription of its own ends; a durable one stays, and what the member held is done or comes
-    back. `wakes`: others of its process may be waiting with it, and have to see that."""
+def leave(txn: Txn, member: bytes, had: int | None = None, wakes: bool = False) -> None:
+    """The member goes. A subscription of its own ends; a durable one stays, and what the member held comes back, unless
+    that is the number it `had` and has done with. `wakes`: others of its process may be waiting with it, and have to
+    see that."""
     data = txn.get(SUBSCRIBED + member)
     if data is None:
         return
@@ -164,7 +165,7 @@ def leave(txn: Txn, member: bytes, is_done: bool, wakes: bool = False) -> None:
     cursor = CURSOR.unpack(data)
     log = _let_go(txn, name, topic.look(txn, name), subscriber, cursor)
     if cursor.is_durable:
-        left = _without(cursor, member, is_done)
+        left = _without(cursor, member, had)
         log = _take_hold(txn, name, log, subscriber, left)
         wakes = wakes or left.returned != cursor.returned
     else:
@@ -172,8 +173,8 @@ def leave(txn: Txn, member: bytes, is_done: bool, wakes: bool = False) -> None:
     _settle(txn, name, log, wakes)
 
 
-def _without(cursor: Cursor, member: bytes, is_done: bool) -> Cursor:
-    back = () if is_done else tuple(number for who, number in cursor.held if who == member)
+def _without(cursor: Cursor, member: bytes, had: int | None) -> Cursor:
+    back = tuple(number for who, number in cursor.held if who == member and number != had)
     return replace(
         cursor,
         members=tuple(who for who in cursor.members if who != member),
@@ -198,7 +199,7 @@ def end(txn: Txn, name: bytes, subscriber: bytes) -> bool:
 def bury(txn: Txn, session: int) -> None:
     """All members of the session go."""
     for key, _ in txn.scan(SUBSCRIBED + pack_id(session)):
-        leave(txn, key[len(SUBSCRIBED) :], is_done=False)
+        leave(txn, key[len(SUBSCRIBED) :])
 
 
 def _forget(txn: Txn, name: bytes, log: Topic, subscriber: bytes) -> Topic:
@@ -343,10 +344,13 @@ def unread(txn: Txn, name: bytes, subscriber: bytes) -> int:
     return topic.end_of(txn, name) - cursor.at + len(cursor.returned)
 
 
-def position(txn: Txn, name: bytes, subscriber: bytes) -> int | None:
-    """The number of the next message that the subscription will be given; None if it is gone."""
+def has_given(txn: Txn, name: bytes, subscriber: bytes, found: Fetched) -> bool:
+    """Whether the newest fetch of a subscription that is not durable was committed; this is what it found."""
     data = txn.get(CURSORS + name + subscriber)
-    return None if data is None else CURSOR.unpack(data).at
+    if data is None:
+        return False
+    cursor = CURSOR.unpack(data)
+    return cursor.at == found.start + len(found.messages) and not cursor.lagged
 
 
 def _moved(txn: Txn, name: bytes, log: Topic, subscriber: bytes, before: Cursor, cursor: Cursor) -> Topic:

@@ -35,6 +35,8 @@ message, the number says how many were dropped here."""
 Stored = tuple[bytes, tuple[bytes, ...]]
 
 _MAX = 1 << 48
+_anew = threading.RLock()
+"""Held while a forked child subscribes for a Sub of its parent: its threads do that once."""
 _POLICIES = {"drop-oldest": DROP, "block": BLOCK}
 
 
@@ -145,6 +147,17 @@ class Pub(Handle):
         return _statistics(self.name, self._host.read(topic.figures, self._key))
 
 
+class _Arrivals(deque[Entry]):
+    """Messages of one fetch that were not read yet."""
+
+    at = 0
+    """The number of the message behind them."""
+    missed = 0
+    """How many were dropped here without telling."""
+    answer: Sequence[Fetched] = ()
+    """What they came in."""
+
+
 class Sub(Handle):
     """Subscribes to a topic: gets every message published from its making on, in order. Its own endless iterator.
 
@@ -250,14 +263,21 @@ class Sub(Handle):
         self._session = host.session
         self._member = host.new_object()
         self._id = self._durable or self._member
-        self._turn = threading.Lock()
-        self._fetched: deque[Entry] = deque()
+        self._turn = threading.RLock()
+        """Held by the thread that fetches, also while it waits."""
+        self._fetched = _Arrivals()
+        self._answer: list[Fetched] = []
+        """What the newest fetch brought, taken or not: see `_mend`."""
         self._had: int | None = None
-        self._missed = 0
         self._is_open = True
-        self._at = host.transact(
-            subscription.subscribe, self._key, self._member, self._id, start, self._policy, self._maxlen
-        )
+        try:
+            self._fetched.at = host.transact(
+                subscription.subscribe, self._key, self._member, self._id, start, self._policy, self._maxlen
+            )
+        except BaseException:  # Ctrl-C may come behind the commit; and the next call is to begin anew.
+            self._session = 0
+            host.defer(subscription.leave, self._member)
+            raise
 
     def _opened(self) -> EmbeddedHost:
         """The hall, sure that the subscription is ours: a forked child gets one of its own, from now on."""
@@ -265,7 +285,9 @@ class Sub(Handle):
         if not self._is_open:
             raise self._closed()
         if self._session != host.session:
-            self._subscribe(host, None)
+            with _anew:
+                if self._session != host.session:
+                    self._subscribe(host, None)
         return host
 
     def _closed(self) -> Misuse:
@@ -286,28 +308,29 @@ class Sub(Handle):
             entry = self._fetched.popleft()
         except IndexError:
             entry = self._await_entry(host, timeout_s)
-        number, message, source = entry
-        if message is None or source is not None:
-            return self._given_out(host, entry)
-        self.seq = self._had = number
-        return payload.unpack(host, message)
+        return self._given_out(host, entry)
 
     def _given_out(self, host: EmbeddedHost, entry: Entry) -> Any:
         number, message, source = entry
         if message is None:
             raise Lagged(number, f"subscription to {self.name!r:.60}")
-        self.seq = self._had = number
+        try:
+            value = payload.unpack(host, message)
+        except Exception:  # What cannot be read is done, too: it would not be better the next time.
+            self.seq = self._had = number
+            raise
         if source is not None:
             self.topic = name_of(source)
-        return payload.unpack(host, message)
+        self.seq = self._had = number  # Last: a message that Ctrl-C kept from the user was not had.
+        return value
 
     def _await_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
         until = deadline.after(timeout_s)
         while True:
             left_s = deadline.left(until)
-            if not self._turn.acquire(timeout=-1 if left_s is None else min(left_s, threading.TIMEOUT_MAX)):
-                raise self._late(timeout_s)
-            try:
+            try:  # Ctrl-C right behind the acquire must not keep the turn.
+                if not self._turn.acquire(timeout=-1 if left_s is None else min(left_s, threading.TIMEOUT_MAX)):
+                    raise self._late(timeout_s)
                 if not self._fetched:
                     # Nobody is ahead of us here: to look before standing in line is fair, and costs no commit.
                     if not host.read(subscription.has_news, self._key, self._id):
@@ -317,7 +340,10 @@ class Sub(Handle):
                     ):
                         raise self._late(timeout_s)
             finally:
-                self._turn.release()
+                try:  # noqa: SIM105 (after `suppress()`, Ctrl-C may come before the release)
+                    self._turn.release()
+                except RuntimeError:  # It was never taken.
+                    pass
             with suppress(IndexError):
                 return self._fetched.popleft()
 
@@ -334,55 +360,81 @@ class Sub(Handle):
 
     def _fetch(self, host: EmbeddedHost, waiter: Waiter | None) -> Any:
         """Fetch what there is, if anything; else stand in line."""
-        found: list[Fetched] = []
-        try:
-            answer = host.transact(
-                subscription.fetch_into, found, self._key, self._member, self._id, self._limit, host.session, waiter,
+        with self._turn:
+            if self._fetched or (self._answer and self._mend(host)):
+                return True
+            answer: list[Fetched] = []
+            self._answer = answer
+            outcome = host.transact(
+                subscription.fetch_into, answer, self._key, self._member, self._id, self._limit, host.session, waiter,
                 self._had,
             )  # fmt: skip
-        except BaseException:
-            # Ctrl-C right behind the commit: what the cursor has passed is ours, and nobody would bring it again. What
-            # a durable subscription gave and we did not take, it gives again.
-            if found and not self._durable and host.read(subscription.position, self._key, self._id) != self._at:
-                self._take(found[-1])
-            raise
-        if answer is None:
-            raise self._closed()
-        if found:
-            self._take(found[-1])
-        return answer
+            if outcome is None:
+                self._is_open = False
+                raise self._closed()
+            if answer:
+                self._take(answer)
+                if not self._is_open:  # Closed by another thread, behind the commit.
+                    self._release_fetched(host)
+            return outcome
 
-    def _take(self, found: Fetched) -> None:
-        start, messages, sources, lagged = found
-        self._at = start + len(messages)
-        if lagged or self._missed:
-            lagged, self._missed = lagged + self._missed, 0
-            self._fetched.append((lagged, None, None))
-        self._fetched.extend(zip(range(start, self._at), messages, sources or repeat(None)))
+    def _take(self, answer: list[Fetched]) -> None:
+        """What was fetched is ours from one step to the next: Ctrl-C comes before it, or behind."""
+        start, messages, sources, lagged = answer[0]
+        arrivals, lagged = _Arrivals(), lagged + self._fetched.missed
+        arrivals.at, arrivals.answer = start + len(messages), answer
+        if lagged:
+            arrivals.append((lagged, None, None))
+        arrivals.extend(zip(range(start, arrivals.at), messages, sources or repeat(None)))
+        self._fetched = arrivals
+        answer.clear()
+
+    def _mend(self, host: EmbeddedHost) -> bool:
+        """Take what the newest fetch brought if Ctrl-C came between the commit and the taking: the cursor has passed
+        it, and nobody would bring it again. What a durable subscription gave, it gives again. Whether there is any."""
+        answer = self._answer
+        if (
+            answer is not self._fetched.answer
+            and not self._durable
+            and host.read(subscription.has_given, self._key, self._id, answer[0])
+        ):
+            self._take(answer)
+        answer.clear()
+        return bool(self._fetched)
 
     def _drop_stale(self, host: EmbeddedHost) -> None:
         """Drop what was fetched and is no longer one of the last maxlen messages."""
+        fetched = self._fetched
         floor = host.read(topic.end_of, self._key) - self._maxlen
-        if floor <= self._at - len(self._fetched) or not self._turn.acquire(blocking=False):
+        if floor <= fetched.at - len(fetched):
             return
         stale: list[bytes] = []
         try:
-            while self._fetched:
-                number, message, source = self._fetched.popleft()
+            if self._turn.acquire(blocking=False):
+                self._drop_below(floor, stale)
+        finally:
+            try:  # noqa: SIM105 (as in `_await_entry`)
+                self._turn.release()
+            except RuntimeError:
+                pass
+            self._release(host, stale)
+
+    def _drop_below(self, floor: int, stale: list[bytes]) -> None:
+        fetched = self._fetched
+        with suppress(IndexError):  # Others that share the subscription take from it meanwhile.
+            while True:
+                number, message, source = fetched.popleft()
                 if message is None:
-                    self._missed += number
+                    fetched.missed += number
                 elif number < floor:
-                    self._missed += 1
+                    fetched.missed += 1
                     stale.append(message)
                 else:
-                    self._fetched.appendleft((number, message, source))
+                    fetched.appendleft((number, message, source))
                     break
-            if self._fetched and self._missed:
-                missed, self._missed = self._missed, 0
-                self._fetched.appendleft((missed, None, None))
-        finally:
-            self._turn.release()
-            self._release(host, stale)
+        if fetched and fetched.missed:
+            missed, fetched.missed = fetched.missed, 0
+            fetched.appendleft((missed, None, None))
 
     def _release(self, host: EmbeddedHost, messages: Iterable[bytes]) -> None:
         """Give back what messages hold that nobody will read."""
@@ -421,16 +473,21 @@ class Sub(Handle):
             host.transact(subscription.end, self._key, self._id)
 
     def _leave(self, is_done: bool) -> None:
-        if self._is_open:
-            host = self._host
+        if not self._is_open:
+            return
+        host = self._host
+        try:
             self._is_open = False
             with suppress(Misuse):  # The hall is closed: then this is done.
                 if self._session == host.session:  # In a forked child it is the parent's.
+                    host.transact(subscription.leave, self._member, self._had if is_done else None, True)
                     self._release_fetched(host)
-                    host.transact(subscription.leave, self._member, is_done, True)
+        except BaseException:  # Interrupted, or no room: to be closed again.
+            self._is_open = True
+            raise
 
     def _release_fetched(self, host: EmbeddedHost) -> None:
-        fetched, self._fetched = self._fetched, deque()
+        fetched, self._fetched = self._fetched, _Arrivals()
         self._release(host, (message for _, message, _ in fetched if message is not None))
 
     def __enter__(self) -> Self:
@@ -444,7 +501,7 @@ class Sub(Handle):
             host = self._host
             if self._session == host._session:  # In a forked child it is the parent's; what was deferred too, there.
                 self._release_fetched(host)
-                host.defer(subscription.leave, self._member, False)
+                host.defer(subscription.leave, self._member)
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment, and how many messages this subscription has before it."""
