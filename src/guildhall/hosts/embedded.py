@@ -62,6 +62,8 @@ class EmbeddedHost:
         self.opens = 1
         self._deferred: deque[tuple[Any, ...]] = deque()
         self._dropped: deque[bytes] = deque()
+        self._taken: tuple[list[tuple[Any, ...]], list[bytes]] = [], []
+        """The portion of both that is being run."""
         self._store: LmdbStore | None = None
         self.nudge: Callable[[], None] | None = None
         """Called by the first drop after a `settle`: somebody is to settle soon."""
@@ -159,18 +161,45 @@ class EmbeddedHost:
         """Run what was deferred, in one transaction. In a full store it stays deferred."""
         if not self._deferred and not self._dropped:
             return
-        batch, dropped = _taken(self._deferred), _taken(self._dropped)
-        if dropped:
-            batch.append((sessions.release_for, self._session, dropped))
-        self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
-        try:
-            if batch:
-                self.transact(_run_all, batch)
-        except StoreFull:
-            self._deferred.extend(batch)
-        finally:
-            self._is_flushing = False
+        assert self._store is not None, "what was deferred belongs to a hall that was joined"
+        with self._store.gate:  # One portion at a time. Ctrl-C loses none of it: it stays here until it is committed.
+            self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
+            try:
+                self._run_portion(self._store)
+            finally:
+                self._is_flushing = False
         self._ask_to_flush()
+
+    def _run_portion(self, store: LmdbStore) -> None:
+        errands, dropped = self._taken
+        undone = None
+
+        def run(txn: Any) -> None:
+            nonlocal undone
+            for op, *args in errands:
+                op(txn, *args)
+            sessions.release_for(txn, self._session, dropped)
+            undone = store.undone
+
+        try:
+            _take(self._deferred, errands)
+            _take(self._dropped, dropped)
+            self.transact(run)
+        except StoreFull:  # Behind the others, which may be such as make room.
+            self._taken = [], []
+            self._deferred.extend(errands)
+            self._dropped.extend(dropped)
+        except Exception:
+            self._taken = [], []
+            raise
+        except BaseException:
+            if undone == store.undone:
+                self._taken = [], []
+            elif not self._deferred:
+                self._deferred.append((_nothing,))
+            raise
+        else:
+            self._taken = [], []
 
     def settle(self) -> None:
         """Run all that was deferred, portion by portion."""
@@ -189,6 +218,7 @@ class EmbeddedHost:
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
+        self._taken = [], []
         self._is_flushing = False
         self.nudge = None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
@@ -327,22 +357,17 @@ class EmbeddedHost:
             remove_hall(self.directory)
 
 
-def _taken(line: deque[T]) -> list[T]:
-    """A portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile."""
-    portion: list[T] = []
+def _take(line: deque[T], portion: list[T]) -> None:
+    """Fill the portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile.
+
+    In one step of C, so that Ctrl-C finds each thing in the line or in the portion.
+    """
     with suppress(IndexError):
-        while len(portion) < MAX_DEFERRED:
-            portion.append(line.popleft())
-    return portion
+        portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED - len(portion)))
 
 
 def _nothing(txn: Any) -> None:
     """An errand that only asks for a flush."""
-
-
-def _run_all(txn: Any, batch: list[tuple[Any, ...]]) -> None:
-    for op, *args in batch:
-        op(txn, *args)
 
 
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------

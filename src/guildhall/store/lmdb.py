@@ -171,6 +171,8 @@ class LmdbStore:
         self._before = before
         self.gate = threading.RLock()
         """Held by the thread that runs a transaction."""
+        self.undone = 0
+        """How many transactions were undone: for who is interrupted and has to know whether its one was."""
         self._txn = LmdbTxn()
         self._snapshot = LmdbSnapshot()
         self._counting: CountingTxn | None = None
@@ -376,13 +378,18 @@ class LmdbStore:
 
     def _undo(self, txn: LmdbTxn, raw: Any, error: BaseException) -> None:
         """Abort; make room if that was the trouble, so that the op can run again, or raise."""
+        is_committed = False
         try:
             if raw is not None:
+                raw.id()  # Aborting says nothing when the transaction has ended.
                 raw.abort()
         except lmdb.Error:
-            if not isinstance(error, lmdb.Error):  # Ctrl-C right behind the commit: who was woken must hear it.
-                self._tell(*txn.aftermath())
-        txn.aftermath()
+            is_committed = not isinstance(error, lmdb.Error)
+        if is_committed:  # Ctrl-C right behind the commit: who was woken must hear it.
+            self._tell(*txn.aftermath())
+        else:
+            self.undone += 1
+            txn.aftermath()
         if isinstance(error, UNREADABLE):
             raise damaged(error) from error
         if not isinstance(error, lmdb.Error):
