@@ -344,12 +344,14 @@ def unread(txn: Txn, name: bytes, subscriber: bytes) -> int:
     return topic.end_of(txn, name) - cursor.at + len(cursor.returned)
 
 
-def has_given(txn: Txn, name: bytes, subscriber: bytes, found: Fetched) -> bool:
-    """Whether the newest fetch of a subscription that is not durable was committed; this is what it found."""
+def has_given(txn: Txn, name: bytes, member: bytes, subscriber: bytes, found: Fetched) -> bool:
+    """Whether the newest fetch of the member was committed; this is what it found."""
     data = txn.get(CURSORS + name + subscriber)
     if data is None:
         return False
     cursor = CURSOR.unpack(data)
+    if cursor.is_durable and found.messages:
+        return (member, found.start) in cursor.held
     return cursor.at == found.start + len(found.messages) and not cursor.lagged
 
 

@@ -391,12 +391,10 @@ class Sub(Handle):
 
     def _mend(self, host: EmbeddedHost) -> bool:
         """Take what the newest fetch brought if Ctrl-C came between the commit and the taking: the cursor has passed
-        it, and nobody would bring it again. What a durable subscription gave, it gives again. Whether there is any."""
+        it, and nobody would bring it again. Whether there is something to read."""
         answer = self._answer
-        if (
-            answer is not self._fetched.answer
-            and not self._durable
-            and host.read(subscription.has_given, self._key, self._id, answer[0])
+        if answer is not self._fetched.answer and host.read(
+            subscription.has_given, self._key, self._member, self._id, answer[0]
         ):
             self._take(answer)
         answer.clear()
