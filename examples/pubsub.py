@@ -53,6 +53,15 @@ with guildhall.open() as hall:
     show("row", careful.get(timeout=5), 1)
     rows.put(3, timeout=5)
 
+    # Whoever publishes may bound the topic, for all readers that ask for no bound of their own.
+    meter, reader = Pub("meter", maxlen=2, hall=hall), Sub("meter", hall=hall)
+    meter.put_many(range(5))
+    try:
+        reader.get(timeout=5)
+    except Lagged as lag:
+        show("missed", lag.n, 3)
+    show("its newest", [reader.get(timeout=5) for _ in range(2)], [3, 4])
+
     # A durable subscription goes on in another process where this one left it.
     with Sub("orders", subscription="billing", hall=hall) as orders:
         Pub("orders", hall=hall).put_many(["a", "b", "c"])

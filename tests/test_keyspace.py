@@ -70,7 +70,7 @@ def everything_at_once() -> set[bytes]:
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)
     slow, group = values.object_id(300, 10), pack_name("test", "g")
-    run(topic.keep, X, 1)
+    run(subscription.configure, X, 1)
     run(subscription.fetch, X, reader, reader, 1, 300, None)
     run(subscription.subscribe, X, values.object_id(300, 11), group, None, subscription.BLOCK, 2)
     run(subscription.subscribe, X, slow, slow, 0, subscription.DROP, 1)

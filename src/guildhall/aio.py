@@ -333,7 +333,7 @@ class Sub(handles.Sub):
     async def get(self, timeout: Timeout = None) -> Any:
         timeout_s = deadline.seconds(timeout)
         host = self._opened()
-        if self._drops and self._fetched:
+        if self._fetched.bound and self._fetched:
             self._drop_stale(host)
         try:
             entry = self._fetched.popleft()

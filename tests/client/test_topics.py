@@ -38,6 +38,12 @@ def hall(hall: Hall) -> Iterator[Hall]:
     current.remove_default(hall.host)
 
 
+TOPIC_RECORDS = (
+    topic.TOPICS, topic.MESSAGES, CURSORS, SUBSCRIBED, topic.PINS, topic.FLOATS, topic.LIMITS, topic.TIMES,
+    topic.SOURCES, topic.PUBLISHERS, LINES, WAITS,
+)  # fmt: skip
+
+
 def count(hall: Hall, *regions: bytes) -> int:
     """How many records there are of these regions."""
     return int(hall.host.read(lambda txn: sum(len(list(txn.scan(region))) for region in regions)))
@@ -174,6 +180,59 @@ def test_publishers_go_on_when_a_full_subscriber_goes(hall: Hall, how: str) -> N
         assert count(hall, topic.MESSAGES, LINES, WAITS) == 0
     finally:
         child.kill()
+
+
+def test_a_topic_with_a_bound_keeps_its_last_messages_for_all(hall: Hall) -> None:
+    early, own = Sub("t"), Sub("t", maxlen=50)
+    pub = Pub("t", maxlen=3)
+    pub.put_many(range(10))
+    for sub, n in ((early, 7), (Sub("t", start=0), 7)):
+        with pytest.raises(Lagged) as lag:
+            sub.get()
+        assert (lag.value.n, drained(sub)) == (n, [7, 8, 9])
+    assert drained(own) == list(range(10))
+    assert drained(Sub("t", start="oldest")) == [7, 8, 9]
+    assert (pub.statistics().kept, pub.statistics().maxlen) == (3, 3)
+    pub.put_many(range(10, 13))
+    assert early.get() == 10
+    pub.put_many(range(13, 20))
+    with pytest.raises(Lagged, match="6 messages"):
+        early.get()
+    assert drained(early) == [17, 18, 19]
+
+
+def test_a_topic_that_blocks_is_never_fuller_than_its_bound(hall: Hall) -> None:
+    pub, sub = Pub("t", maxlen=2, policy="block"), Sub("t")
+    pickle.loads(pickle.dumps(pub)).put_many([0, 1])
+    for number in range(2, 5):
+        with pytest.raises(TimedOut):
+            pub.put(number, timeout=0.001)
+        assert sub.get() == number - 2
+        pub.put(number, timeout=0)
+    assert sub.statistics().lag == 2
+    Pub("t", maxlen=0)
+    pub.put_many(range(5, 9), timeout=5)
+    assert drained(sub) == list(range(3, 9))
+    sub.close()
+    assert count(hall, *TOPIC_RECORDS) == 0
+
+
+def test_a_subscription_dropped_in_an_idle_client_blocks_nobody(client: Client) -> None:
+    sub, ready = Sub("dropped", maxlen=1, policy="block"), Event("ready")
+
+    def publish() -> bool:
+        pub = Pub("dropped")
+        pub.put(1)
+        ready.set()
+        pub.put(2, timeout=20)
+        return True
+
+    task = client.submit(publish)
+    assert ready.wait(20)
+    del sub
+    gc.collect()
+    time.sleep(1)  # And does nothing else.
+    assert task.done()
 
 
 # -- replay -----------------------------------------------------------------------------------------------------------
@@ -330,6 +389,34 @@ def test_closing_in_one_thread_ends_the_iteration_of_another(hall: Hall) -> None
     assert count(hall, LINES, WAITS, CURSORS, SUBSCRIBED) == 0
 
 
+def test_threads_of_a_forked_child_get_one_subscription_together(hall: Hall) -> None:
+    sub, pub = Sub("t"), Pub("t")
+
+    def child() -> list[int]:
+        got: list[int] = []
+
+        def read() -> None:
+            with suppress(TimedOut):
+                while True:
+                    got.append(sub.get(timeout=0.5))
+
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: pub.statistics().subscribers == 2)
+        pub.put_many(range(20))
+        for thread in threads:
+            thread.join()
+        assert pub.statistics().subscribers == 2
+        return sorted(got)
+
+    for _ in range(5):
+        assert Child(child).result() == list(range(20))
+        hall.host.bury_dead()
+    assert drained(sub) == list(range(20)) * 5
+    assert count(hall, topic.MESSAGES, LINES, WAITS) == 0
+
+
 def test_a_sub_travels_into_tasks_with_its_options(client: Client) -> None:
     Pub("travels", keep=3).put_many(range(5))
     sub = Sub("travels", start="oldest")
@@ -362,6 +449,9 @@ def test_a_large_message_is_a_blob_for_all(client: Client) -> None:
         (ValueError, lambda: Sub("t", start=timedelta(-1))), (ValueError, lambda: Sub("t.>", start="oldest")),
         (TypeError, lambda: Sub("t", subscription=1)), (TypeError, lambda: Sub("t", subscription="")),
         (ValueError, lambda: Sub("t" * 300, subscription="s" * 200)), (ValueError, lambda: Sub("t", maxlen=1 << 60)),
+        (ValueError, lambda: Pub("t", maxlen=-1)), (ValueError, lambda: Pub("t", policy="block")),
+        (ValueError, lambda: Pub("t", maxlen=1, policy="drop")), (TypeError, lambda: Pub("t", maxlen=1, policy=1)),
+        (TypeError, lambda: Pub("t", maxlen="3")),
         (ValueError, lambda: Pub("t", keep=-1)), (TypeError, lambda: Pub("t", keep="3")),
         (ValueError, lambda: Pub("t.*")), (ValueError, lambda: Pub("t").put(1, timeout=-1)),
         (TypeError, lambda: Pub("t").put_many(5)), (ValueError, lambda: Pub("t").put_many([1], timeout="soon")),
@@ -457,10 +547,6 @@ def test_closing_ends_an_async_iteration(hall: Hall) -> None:
 
 
 KINDS: list[dict[str, Any]] = [{}, {"maxlen": 9}, {"maxlen": 9, "policy": "block"}, {"subscription": "g"}]
-TOPIC_RECORDS = (
-    topic.TOPICS, topic.MESSAGES, CURSORS, SUBSCRIBED, topic.PINS, topic.FLOATS, topic.LIMITS, topic.TIMES,
-    topic.SOURCES, topic.PUBLISHERS, LINES, WAITS,
-)  # fmt: skip
 
 
 def nothing_is_left(hall: Hall, where: str) -> None:

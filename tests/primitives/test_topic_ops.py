@@ -203,9 +203,9 @@ def test_publishers_wait_in_line_for_a_full_subscriber(store: MemoryStore, rung:
     assert fetch(store, ONE, 1) == ["a"]
     assert rung == [first]
     assert publish(store, "e") is BUSY, "nobody overtakes who stands in line"
-    assert fetch(store, ONE) == ["b", "c"]
+    assert fetch(store, ONE) == ["b"]
     assert rung == [first, second]
-    assert fetch(store, ONE) == ["d"]
+    assert [fetch(store, ONE), fetch(store, ONE)] == [["c"], ["d"]]
     assert publish(store, "e") == 1
 
 
@@ -244,7 +244,14 @@ def test_a_publisher_that_leaves_or_dies_in_line_lets_those_behind_it_go_on(
     assert rung == [third]
     assert store.read(values.look, oid) is None
     assert not store.transact(topic.withdraw, N, third, [b"d"])
-    assert fetch(store, ONE) == ["a", "d"]
+    assert [fetch(store, ONE), fetch(store, ONE)] == [["a"], ["d"]]
+
+
+def test_a_subscriber_that_blocks_is_given_few_at_once(store: MemoryStore) -> None:
+    subscribe(store, ONE, None, BLOCK, 40)
+    publish(store, *[str(number) for number in range(40)])
+    assert publish(store, "more") is BUSY
+    assert fetch(store, ONE) == ["0", "1"]
 
 
 def test_a_batch_larger_than_the_bound_waits_until_all_is_read(store: MemoryStore) -> None:
@@ -256,17 +263,50 @@ def test_a_batch_larger_than_the_bound_waits_until_all_is_read(store: MemoryStor
     assert publish(store, "e") is BUSY
 
 
+def test_the_bound_of_a_topic_is_for_all_who_ask_for_none(store: MemoryStore, rung: list[Waiter]) -> None:
+    subscribe(store, ONE)
+    subscribe(store, TWO, None, DROP, 9)
+    for text in "abcd":
+        publish(store, text)
+    store.transact(subscription.configure, N, None, (DROP, 2))
+    subscribe(store, THREE)
+    for text in "efg":
+        publish(store, text)
+    first: Any = store.transact(subscription.fetch, N, ONE, ONE, 99, 1, None)
+    assert ([*first.messages], first.lagged, first.bound) == ([b"f", b"g"], 5, 2)
+    third: Any = store.transact(subscription.fetch, N, THREE, THREE, 99, 3, None)
+    assert ([*third.messages], third.lagged) == ([b"f", b"g"], 1)
+    assert fetch(store, TWO) == [*"abcdefg"]
+    store.transact(subscription.configure, N, None, (BLOCK, 1))
+    publish(store, "h")
+    waiter = Waiter(2, 7, 1)
+    assert publish(store, "i", waiter=waiter) is PARKED
+    store.transact(subscription.configure, N, None, (FREE, 0))
+    assert rung == [waiter]
+    assert fetch(store, ONE) == ["h", "i"]
+
+
+def test_the_settings_of_a_topic_stay_without_subscribers(store: MemoryStore) -> None:
+    before = dict(store.data)
+    store.transact(subscription.configure, N, None, (DROP, 2))
+    subscribe(store, ONE)
+    store.transact(subscription.leave, ONE)
+    assert store.read(topic.look, N).maxlen == 2
+    store.transact(subscription.configure, N, None, (FREE, 0))
+    assert store.data == before
+
+
 # -- history ----------------------------------------------------------------------------------------------------------
 
 
 def test_history_keeps_the_last_n_without_subscribers(store: MemoryStore) -> None:
-    store.transact(topic.keep, N, 3)
+    store.transact(subscription.configure, N, 3)
     for text in "abcde":
         publish(store, text)
     assert kept(store) == ["c", "d", "e"]
-    store.transact(topic.keep, N, 1)
+    store.transact(subscription.configure, N, 1)
     assert kept(store) == ["e"]
-    store.transact(topic.keep, N, 0)
+    store.transact(subscription.configure, N, 0)
     assert {key[:1] for key in store.keys} <= {sessions.SESSIONS, sessions.MEMBERSHIP[:1]}
 
 
@@ -279,7 +319,7 @@ def test_history_keeps_the_last_n_without_subscribers(store: MemoryStore) -> Non
     ],
 )  # fmt: skip
 def test_a_late_subscriber_starts_where_it_asks(store: MemoryStore, start: Any, texts: list[str], lag: int) -> None:
-    store.transact(topic.keep, N, 4)
+    store.transact(subscription.configure, N, 4)
     for texts_then, at in ((("a", "b", "c"), 20.0), (("d", "e"), 30.0), (("f",), 40.0)):
         publish(store, *texts_then, at=at)
     subscribe(store, ONE, start)
@@ -289,7 +329,7 @@ def test_a_late_subscriber_starts_where_it_asks(store: MemoryStore, start: Any, 
 
 
 def test_a_clock_that_is_set_back_does_not_disorder_history(store: MemoryStore) -> None:
-    store.transact(topic.keep, N, 9)
+    store.transact(subscription.configure, N, 9)
     publish(store, "a", at=50.0)
     publish(store, "b", at=10.0)
     subscribe(store, ONE, 40.0)
@@ -441,6 +481,7 @@ class Reader:
     members: set[bytes] = field(default_factory=set)
     held: dict[bytes, int] = field(default_factory=dict)
     returned: list[int] = field(default_factory=list)
+    is_own: bool = False
 
     @property
     def reach(self) -> int:
@@ -472,6 +513,7 @@ class Log:
     times: list[tuple[int, int, float]] = field(default_factory=list)
     first: int = 0
     keep: int = 0
+    bound: tuple[int, int] = (FREE, 0)
     newest: float = 0.0
     readers: dict[bytes, Reader] = field(default_factory=dict)
     line: list[tuple[Waiter, list[bytes], float]] = field(default_factory=list)
@@ -490,8 +532,11 @@ class Log:
     def trim(self) -> None:
         needs = [reader.needs(self.end) for reader in self.readers.values()]
         self.first = max(self.first, min([self.end - self.keep, *needs]))
-        if not self.readers and not self.keep:  # Nothing is left of it: its numbers begin anew.
+        if not self.readers and not self.keep and not self.bound[1]:  # Nothing is left of it: its numbers begin anew.
             self.all, self.sources, self.times, self.first, self.newest = [], [], [], 0, 0.0
+
+    def usual(self, is_durable: bool) -> tuple[int, int]:
+        return self.bound if self.bound[1] or not is_durable else (DROP, subscription.DURABLE_MAXLEN)
 
     def since(self, at: float) -> int:
         return next((max(self.first, a) for a, b, time in self.times if time >= at and b > self.first), self.end)
@@ -551,7 +596,7 @@ class Program:
 
     def step(self) -> None:
         steps = [self.publish] * 6 + [self.fetch] * 8 + [self.subscribe] * 2
-        steps += [self.leave, self.withdraw, self.keep, self.end]
+        steps += [self.leave, self.withdraw, self.dice.choice([self.keep, self.bound]), self.end]
         self.dice.choice([*steps, self.bury] if self.dice.random() < 0.2 else steps)()
         self.check()
 
@@ -582,8 +627,6 @@ class Program:
         member = values.object_id(self.dice.choice((1, 2, 3)), self.number())
         group = pack_name("test", self.dice.choice("xy")) if self.dice.random() < 0.4 else b""
         policy = self.dice.choice((FREE, DROP) if is_pattern else (FREE, DROP, BLOCK))
-        if group and policy == FREE and group not in log.readers:
-            policy = DROP
         maxlen = self.dice.choice((1, 2, 3, 8)) if policy else 0
         start: Any = None
         if not is_pattern:
@@ -597,11 +640,15 @@ class Program:
                 type(start), lambda: start if start >= 0 else max(log.first, log.end + start)
             )()
             first = max(wanted, log.first)
-            reader = log.readers[group or member] = Reader(first, policy, maxlen, first - wanted, bool(group))
+            is_own = bool(policy)
+            if not is_own:
+                policy, maxlen = log.usual(bool(group))
+            reader = Reader(first, policy, maxlen, first - wanted, bool(group), is_own=is_own)
+            log.readers[group or member] = reader
         else:
             reader.catch_up(log.end)
             if policy:
-                reader.policy, reader.maxlen = policy, maxlen
+                reader.policy, reader.maxlen, reader.is_own = policy, maxlen, True
         reader.members.add(member)
         assert at == reader.at
         self.members[member] = log, group or member
@@ -629,7 +676,8 @@ class Program:
         if reader.is_durable:
             numbers = self.next_of(log, reader, member, had)
         else:
-            numbers = list(range(reader.at, min(reader.at + limit, log.end)))
+            most = 1 if reader.policy == BLOCK else reader.maxlen or limit
+            numbers = list(range(reader.at, min(reader.at + min(limit, most), log.end)))
             reader.at += len(numbers)
         if not numbers and not reader.lagged:
             assert answer is (BUSY if waiter is None else PARKED)
@@ -695,8 +743,18 @@ class Program:
     def keep(self) -> None:
         log = self.logs[self.dice.choice(self.PLAIN)]
         log.keep = self.dice.choice((0, 1, 4))
-        self.store.transact(topic.keep, log.name, log.keep)
+        self.store.transact(subscription.configure, log.name, log.keep)
         log.trim()
+
+    def bound(self) -> None:
+        log = self.logs[self.dice.choice(self.PLAIN)]
+        log.bound = self.dice.choice([(FREE, 0), (DROP, 2), (DROP, 5), (BLOCK, 2), (BLOCK, 4)])
+        self.store.transact(subscription.configure, log.name, None, log.bound)
+        for reader in log.readers.values():
+            if not reader.is_own:
+                reader.catch_up(log.end)
+                reader.policy, reader.maxlen = log.usual(reader.is_durable)
+        self.serve(log)
 
     def end(self) -> None:
         log, group = self.dice.choice(list(self.logs.values())), pack_name("test", self.dice.choice("xy"))
@@ -752,7 +810,7 @@ class Program:
         for log in self.logs.values():
             for text in "xy":
                 self.store.transact(subscription.end, log.name, pack_name("test", text))
-            self.store.transact(topic.keep, log.name, 0)
+            self.store.transact(subscription.configure, log.name, 0, (FREE, 0))
         assert {key[:1] for key in self.store.keys} <= {b"\x01"}
 
 

@@ -66,7 +66,7 @@ class EmbeddedHost:
         """The portion of both that is being run."""
         self._store: LmdbStore | None = None
         self.nudge: Callable[[], None] | None = None
-        """Called by the first drop after a `settle`: somebody is to settle soon."""
+        """Called by the first `hurry` after a `settle`: somebody is to settle soon."""
         self._is_nudged = False
         self._mark = forks.NO_MARK
         self._is_joining = False
@@ -95,6 +95,8 @@ class EmbeddedHost:
             undo.callback(self.watch.close)
             self._seen_membership: bytes | None = None
             self._gate = threading.Lock()
+            self.once = threading.RLock()
+            """For what only one thread of this process is to do; a forked child has one of its own."""
             self._bells: list[Bell] = []
             self._bell_numbers = itertools.count(1)
             self._numbers = itertools.count(1)
@@ -142,13 +144,17 @@ class EmbeddedHost:
             self.rejoin()
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
-        """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
+        """Run the op with this process's next one. With `drop` and `hurry`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
 
     def drop(self, oid: bytes) -> None:
         """A reference of this session to the object is gone."""
         self._dropped.append(oid)
         self._ask_to_flush()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """What was deferred matters to others: it is to be done soon, also if this process does nothing else."""
         if self.nudge is not None and not self._is_nudged:
             self._is_nudged = True
             self.nudge()

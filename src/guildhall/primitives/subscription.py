@@ -35,13 +35,15 @@ SUBSCRIBED = b"\x3b"
 FREE, DROP, BLOCK = range(3)
 """What happens when a subscription has `maxlen` messages to read: it has no bound; the oldest go; publishers wait."""
 OLDEST = "oldest"
+AT_ONCE = 16
+"""A subscription that blocks is given one in so many of its maxlen at once."""
 DURABLE_MAXLEN = 10_000
 """What a durable subscription keeps when it is not told: it may never be read again."""
 
 
 class Cursor(Record, tag=1, frozen=True):
     """Where a subscription stands. `lagged` are messages passed over of which no member has been told yet. Members are
-    named only in a durable one, which may have several."""
+    named only in a durable one, which may have several. `is_own`: it asked for its bound itself."""
 
     at: int
     policy: int = FREE
@@ -51,6 +53,7 @@ class Cursor(Record, tag=1, frozen=True):
     members: tuple[bytes, ...] = ()
     held: tuple[tuple[bytes, int], ...] = ()
     returned: tuple[int, ...] = ()
+    is_own: bool = False
 
     @property
     def needs(self) -> int:
@@ -81,17 +84,44 @@ class Membership(Record, tag=1, frozen=True):
 
 
 class Fetched(NamedTuple):
-    """Messages numbered from `start` on, where they were published (if that is not the topic), and how many before
-    them were passed over."""
+    """Messages numbered from `start` on, where they were published (if that is not the topic), how many before them
+    were passed over, and how many of the topic's last ones the reader is to read (0: all)."""
 
     start: int
     messages: Sequence[bytes]
     sources: Sequence[bytes]
     lagged: int
+    bound: int = 0
 
 
 CURSOR = Form(Cursor)
 MEMBERSHIP = Form(Membership)
+
+
+def configure(txn: Txn, name: bytes, keep: int | None = None, bound: tuple[int, int] | None = None) -> None:
+    """Settings of a topic, those that are given: how many messages are kept for who comes late; and the policy and
+    maxlen of the subscriptions that ask for none, also of those that are there."""
+    log = topic.look(txn, name)
+    if keep is not None:
+        log = replace(log, keep=keep)
+    if bound is not None and bound != (log.policy, log.maxlen):
+        log = replace(log, policy=bound[0], maxlen=bound[1])
+        for key, data in txn.scan(CURSORS + name):
+            before = CURSOR.unpack(data)
+            if not before.is_own:
+                subscriber = key[len(CURSORS) + len(name) :]
+                log = _let_go(txn, name, log, subscriber, before)
+                cursor = _caught_up(before, log)
+                policy, maxlen = _usual(log, cursor.is_durable)
+                log = _take_hold(txn, name, log, subscriber, replace(cursor, policy=policy, maxlen=maxlen))
+    topic.write(txn, name, topic.served(txn, name, topic.trimmed(txn, name, log)))
+
+
+def _usual(log: Topic, is_durable: bool) -> tuple[int, int]:
+    """Policy and maxlen of a subscription that asks for none."""
+    if log.policy or not is_durable:
+        return log.policy, log.maxlen
+    return DROP, DURABLE_MAXLEN
 
 
 def subscribe(
@@ -107,19 +137,19 @@ def subscribe(
 
     A new subscription starts with what is published next, or with the number `start`, or so many before the end
     (negative), or the oldest message kept, or the first one since a time (a float). One that is there goes on where it
-    stands; a policy given replaces its own. A durable one without a policy drops. Returns the number it will read next;
+    stands; a policy given replaces its own. One without a policy has the topic's, and if there is none and it is
+    durable, it drops. Returns the number it will read next;
     raises Misuse for a `start` that was not reached yet.
     """
     log = topic.look(txn, name)
     data = txn.get(CURSORS + name + subscriber)
     if data is None:
         at = _place(txn, name, log, start)
-        first = max(at, log.first)
-        if subscriber != member and not policy:
-            policy, maxlen = DROP, DURABLE_MAXLEN
-        cursor = Cursor(first, policy, maxlen, first - at, subscriber != member)
-        if cursor.is_durable:
-            cursor = replace(cursor, members=(member,))
+        first, is_durable, is_own = max(at, log.first), subscriber != member, bool(policy)
+        if not is_own:
+            policy, maxlen = _usual(log, is_durable)
+        members = (member,) if is_durable else ()
+        cursor = Cursor(first, policy, maxlen, first - at, is_durable, members, is_own=is_own)
         log = replace(log, subscribers=log.subscribers + 1)
         if log.subscribers == 1 and (shape := pattern.shape_of(name)):
             pattern.add(txn, shape)
@@ -128,7 +158,7 @@ def subscribe(
         log = _let_go(txn, name, log, subscriber, CURSOR.unpack(data))
         cursor = replace(before, members=(*before.members, member))
         if policy:
-            cursor = replace(cursor, policy=policy, maxlen=maxlen)
+            cursor = replace(cursor, policy=policy, maxlen=maxlen, is_own=True)
     log = _take_hold(txn, name, log, subscriber, cursor)
     txn.put(SUBSCRIBED + member, MEMBERSHIP.pack(Membership(name, subscriber)))
     topic.write(txn, name, topic.served(txn, name, topic.trimmed(txn, name, log)))
@@ -229,7 +259,8 @@ def fetch(
     waiter: Waiter | None,
     had: int | None = None,
 ) -> NotNow | Fetched | None:
-    """Up to `limit` messages behind the cursor, which moves; if there are none, the waiter is parked.
+    """Up to `limit` messages behind the cursor, which moves, as far as its bound allows; if there are none, the waiter
+    is parked.
 
     A durable subscription gives one, which the member holds; `had` is the number of the last one that the member was
     given and has done with. None if there is no such subscription, or the member
@@ -249,7 +280,7 @@ def fetch(
     if cursor.is_durable:
         cursor, start, stop = _next_of(cursor, log, member, had)
     else:
-        start, stop = cursor.at, min(cursor.at + limit, log.end)
+        start, stop = cursor.at, min(cursor.at + min(limit, _most(cursor)), log.end)
         if stop > start:
             cursor = replace(cursor, at=stop)
     if start == stop and not cursor.lagged:
@@ -271,7 +302,8 @@ def fetch(
         log = replace(log, dropped=log.dropped + lagged)
         topic.write(txn, name, log)
     _moved(txn, name, log, subscriber, before, cursor)
-    return Fetched(start, messages, sources, lagged)
+    bound = cursor.maxlen if cursor.policy == DROP and not cursor.is_durable else 0
+    return Fetched(start, messages, sources, lagged, bound)
 
 
 def _fetch_free(txn: Txn, name: bytes, log: Topic, subscriber: bytes, start: int, limit: int, session: int) -> Fetched:
@@ -287,6 +319,13 @@ def _fetch_free(txn: Txn, name: bytes, log: Topic, subscriber: bytes, start: int
     if start == log.first:
         topic.write(txn, name, topic.trimmed(txn, name, log, messages, stop if log.subscribers == 1 else None))
     return Fetched(start, messages, sources, 0)
+
+
+def _most(cursor: Cursor) -> int:
+    """How many messages may go out at once: those of one that blocks no longer count as unread, though they are."""
+    if cursor.policy == BLOCK:
+        return max(1, cursor.maxlen // AT_ONCE)
+    return cursor.maxlen or topic.NEVER
 
 
 def fetch_into(txn: Txn, found: list[Fetched], *args: Any) -> NotNow | bool | None:

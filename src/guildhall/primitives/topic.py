@@ -10,6 +10,7 @@ Invariants, true after every commit:
 - `first` never goes back, and is otherwise the lowest of: the first pin (and no pin lags so far that it should float
   while it is the first), `end` less `depth`, `end` less `keep`. So memory is what pins, depth and keep demand.
 - The first `end` at which publishing has to look for messages to remove is `due`: below it a publish does not look.
+- `policy` and `maxlen` are for subscriptions that ask for no bound of their own (subscription.py).
 - A subscriber that blocks has a limit: the end that the log may have at most. While publishers are in line
   (`has_line`), the first of them does not fit below some limit; whoever moves or removes a limit serves the line in
   the same commit.
@@ -61,6 +62,8 @@ class Topic(Record, tag=2, frozen=True):
     has_line: bool = False
     dropped: int = 0
     newest: float = NO_TIME
+    policy: int = 0
+    maxlen: int = 0
 
 
 class Batch(Record, tag=1, frozen=True):
@@ -80,17 +83,11 @@ def look(txn: Txn, name: bytes) -> Topic:
 
 
 def write(txn: Txn, name: bytes, topic: Topic) -> None:
-    """A topic that nobody subscribes to and that keeps no history leaves nothing; its numbers begin anew."""
-    if topic.subscribers or topic.keep:
+    """A topic that nobody subscribes to leaves nothing, unless it has settings; its numbers begin anew."""
+    if topic.subscribers or topic.keep or topic.maxlen:
         txn.put(TOPICS + name, TOPIC.pack(topic))
     else:
         txn.delete(TOPICS + name)
-
-
-def keep(txn: Txn, name: bytes, count: int) -> None:
-    """From now on the last `count` messages are kept for those who come late."""
-    topic = trimmed(txn, name, replace(look(txn, name), keep=count))
-    write(txn, name, topic)
 
 
 # -- publishing -------------------------------------------------------------------------------------------------------
@@ -192,7 +189,7 @@ def _append(txn: Txn, name: bytes, topic: Topic, messages: Sequence[bytes], at: 
         waiters.unpark_all(txn, TOPICS + name)
     topic = Topic(
         topic.first, end, topic.subscribers, False, topic.due, topic.depth, topic.keep, topic.blockers, topic.has_line,
-        topic.dropped, newest,
+        topic.dropped, newest, topic.policy, topic.maxlen,
     )  # fmt: skip
     if end >= topic.due:
         topic = trimmed(txn, name, topic)
@@ -264,7 +261,7 @@ def trimmed(txn: Txn, name: bytes, topic: Topic, known: Sequence[bytes] = (), on
         _remove(txn, name, topic, floor, known)
     return Topic(
         floor, topic.end, topic.subscribers, topic.is_awaited, due, depth, topic.keep, topic.blockers, topic.has_line,
-        topic.dropped, topic.newest,
+        topic.dropped, topic.newest, topic.policy, topic.maxlen,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from ... import deadline
 from ...deadline import Timeout
 from ...engine.local import payload
-from ...errors import Lagged, Misuse, TimedOut, WrongType
+from ...errors import GuildhallError, Lagged, Misuse, TimedOut, WrongType
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import pattern, subscription, topic, values, waiters
@@ -35,8 +35,6 @@ message, the number says how many were dropped here."""
 Stored = tuple[bytes, tuple[bytes, ...]]
 
 _MAX = 1 << 48
-_anew = threading.RLock()
-"""Held while a forked child subscribes for a Sub of its parent: its threads do that once."""
 _POLICIES = {"drop-oldest": DROP, "block": BLOCK}
 
 
@@ -57,38 +55,66 @@ class TopicStatistics:
     dropped: int
     """Messages that subscriptions were told they missed."""
     waiting_publishers: int
+    maxlen: int = 0
+    """The topic's bound for subscriptions that ask for none; 0: there is none."""
 
 
 class Pub(Handle):
     """Publishes on a topic: everybody who subscribed before gets the message, in one order.
 
-        Pub("prices", keep=100).put(3.5)
+        Pub("prices", maxlen=100).put(3.5)
 
-    `keep=n`: the topic keeps its last n messages, also when nobody subscribes, for `Sub(start=...)`. This is a setting
-    of the topic: the newest one given counts, and 0 ends it.
+    `maxlen=n` bounds the topic: its last n messages are kept, also when nobody subscribes, for `Sub(start=...)`; and a
+    subscription that asks for no bound of its own has this one, with `policy` "drop-oldest" (the default) or "block",
+    as `Sub` tells. `keep=n`: so many are kept, bound or not. These are settings of the topic: the newest ones given
+    count, and 0 ends them. Patterns have only the bounds that they ask for.
 
-    `put` waits for nobody, except for subscribers that ask for it (`Sub(policy="block")`) and are full: then publishers
-    stand in one line. If you stop waiting, nothing was published. If the publisher dies, what it had published stays.
+    `put` waits for nobody, except for subscribers with policy "block" that are full: then publishers stand in one line.
+    If you stop waiting, nothing was published. If the publisher dies, what it had published stays.
     Work to be done once, by one taker, belongs into a `Queue`.
     """
 
     _kind = "topic"
 
-    def __init__(self, name: Any = None, keep: int | None = None, *, hall: Any = None, client: Any = None) -> None:
+    def __init__(
+        self,
+        name: Any = None,
+        keep: int | None = None,
+        *,
+        maxlen: int | None = None,
+        policy: str | None = None,
+        hall: Any = None,
+        client: Any = None,
+    ) -> None:
         super().__init__(name, hall=hall, client=client)
         if pattern.shape_of(self._key):
             raise Misuse(f"topic {self.name!r:.60}: a pattern, which only a Sub takes; publish on one topic of it")
-        self._keep = None if keep is None else _number(self, "keep", keep, 0)
-        if self._keep is not None and (self._given or current.now or os.environ.get("GUILDHALL")):
+        self._options = {"keep": keep, "maxlen": maxlen, "policy": policy}
+        """Settings that the topic was not given yet."""
+        self._settings = self._checked(keep, maxlen, policy)
+        if self._settings is not None and (self._given or current.now or os.environ.get("GUILDHALL")):
             self._set_up(self._host)
 
+    def _checked(self, keep: Any, maxlen: Any, policy: Any) -> tuple[int | None, tuple[int, int] | None] | None:
+        bound = None
+        if maxlen is not None:
+            policy_number = _policy(self, policy) if policy is not None else DROP
+            bound = (policy_number, maxlen) if _number(self, "maxlen", maxlen, 0) else (FREE, 0)
+        elif policy is not None:
+            raise _unbounded(self, policy)
+        if keep is not None:
+            keep = _number(self, "keep", keep, 0)
+        elif maxlen is not None:
+            keep = maxlen
+        return None if keep is None else (keep, bound)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self._keep)
+        return _made, (type(self), self.name, self._options)
 
     def _set_up(self, host: EmbeddedHost) -> None:
-        if self._keep is not None:
-            host.transact(topic.keep, self._key, self._keep)
-            self._keep = None
+        if self._settings is not None:
+            host.transact(subscription.configure, self._key, *self._settings)
+            self._settings, self._options = None, {}
 
     def put(self, value: Any, timeout: Timeout = None) -> None:
         """Publish a message, any value that pickles. Raises TimedOut if subscribers stayed full; then it was not."""
@@ -96,7 +122,7 @@ class Pub(Handle):
         host = self._given or current.now or host_of(None)
         stored, spent = self._store(host, value)
         try:
-            if self._keep is not None:
+            if self._settings is not None:
                 self._set_up(host)
             if host.transact(topic.publish, self._key, (stored,), deadline.wall(), None) is BUSY:
                 drive.run(host, self._put_flow(host, (stored,), timeout_s))
@@ -126,7 +152,7 @@ class Pub(Handle):
             host.defer(values.release_for, host.session, spent)
 
     def _publish(self, host: EmbeddedHost, messages: Sequence[bytes], waiter: Waiter | None) -> Any:
-        if self._keep is not None:
+        if self._settings is not None:
             self._set_up(host)
         return host.transact(topic.publish, self._key, messages, deadline.wall(), waiter)
 
@@ -154,6 +180,8 @@ class _Arrivals(deque[Entry]):
     """The number of the message behind them."""
     missed = 0
     """How many were dropped here without telling."""
+    bound = 0
+    """How many of the topic's last messages are still to be read; 0: all."""
     answer: Sequence[Fetched] = ()
     """What they came in."""
 
@@ -169,9 +197,10 @@ class Sub(Handle):
     tells it), a negative one for so many before the end, or a duration (a timedelta, or text such as "10s") for what
     was published since then, while the topic kept history.
 
-    `maxlen=n` bounds what waits in the hall for this subscription. With policy "drop-oldest" (the default) only the
-    newest n unread messages stay: `get` raises `Lagged` once, whose `n` says how many went, and goes on behind them.
-    With "block" publishers wait while n are unread. At most n more may be on their way to `get` in this process.
+    `maxlen=n` bounds what waits in the hall for this subscription; without it the topic's bound does, if it has one
+    (`Pub(maxlen=n)`). With policy "drop-oldest" (the default) only the newest n unread messages stay: `get` raises
+    `Lagged` once, whose `n` says how many went, and goes on behind them. With "block" publishers wait while n are
+    unread; with 32 or more, up to n / 16 more may be on their way to `get` in this process.
 
     `subscription="name"` makes a durable one: it stays where it is when its processes are gone, and goes on there with
     the next Sub of that name; several share it, each message goes to one of them. A message is done when its Sub asks
@@ -183,9 +212,12 @@ class Sub(Handle):
     more. It hears all topics that fit, also those that come later, each message in one order for each topic and
     publisher; `topic` says where the last one was published. It takes neither `start` nor "block".
 
-    If you stop waiting, nothing is taken. If the process dies, its subscription goes and holds no memory; a durable one
-    stays, within its bound. Threads may share a Sub: each message goes to one of them; one that is durable should be
-    opened once for each thread.
+    If you stop waiting, nothing is taken; Ctrl-C may lose the message that `get` had in hand, and nothing else (a
+    durable subscription gives it again; the memory of a large one comes back when this process ends). If the process
+    dies, its subscription goes and holds no memory; a durable one stays, within its bound. A forked child gets a
+    subscription of its own when it uses the object, from then on. Threads may share a Sub: each message goes to one of
+    them; one that is durable should be opened once for each thread. Messages are numbered from 0 as long as anybody
+    subscribes or the topic has settings, and then anew.
     """
 
     _kind = "topic"
@@ -208,8 +240,7 @@ class Sub(Handle):
         self._start = self._checked_start(start)
         self._maxlen, self._policy = self._checked_bound(maxlen, policy, subscription)
         self._durable = b"" if subscription is None else self._checked_subscription(subscription)
-        self._limit = 1 if self._durable else min(self._FETCH, self._maxlen or self._FETCH)
-        self._drops = self._policy == DROP and not self._durable
+        self._limit = 1 if self._durable else self._FETCH
         self.seq: int | None = None
         """The number of the message that `get` returned last."""
         self.topic: Any = None if self._is_pattern else self.name
@@ -237,16 +268,14 @@ class Sub(Handle):
 
     def _checked_bound(self, maxlen: Any, policy: Any, name: Any) -> tuple[int, int]:
         what = f"topic {self.name!r:.60}"
-        if policy is not None and (not isinstance(policy, str) or policy not in _POLICIES):
-            kind = Misuse if isinstance(policy, str) else WrongType
-            raise kind(f"{what}: policy {policy!r:.60}: expected 'drop-oldest' or 'block'")
+        number = DROP if policy is None else _policy(self, policy)
         if policy == "block" and self._is_pattern:
             raise Misuse(f"{what}: a pattern cannot block publishers; use policy 'drop-oldest', or a Sub of one topic")
         if maxlen is None:
             if policy is not None and name is None:
-                raise Misuse(f"{what}: policy {policy!r} needs a bound; give maxlen=n too")
-            return (DURABLE_MAXLEN, _POLICIES[policy]) if policy else (0, FREE)
-        return _number(self, "maxlen", maxlen, 1), _POLICIES[policy or "drop-oldest"]
+                raise _unbounded(self, policy)
+            return (DURABLE_MAXLEN, number) if policy else (0, FREE)
+        return _number(self, "maxlen", maxlen, 1), number
 
     def _checked_subscription(self, name: Any) -> bytes:
         if not isinstance(name, str) or not name:
@@ -257,27 +286,33 @@ class Sub(Handle):
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _sub, (type(self), self.name, self._options)
+        return _made, (type(self), self.name, self._options)
 
     def _subscribe(self, host: EmbeddedHost, start: int | float | str | None) -> None:
-        self._session = host.session
-        self._member = host.new_object()
-        self._id = self._durable or self._member
-        self._turn = threading.RLock()
-        """Held by the thread that fetches, also while it waits."""
-        self._fetched = _Arrivals()
-        self._answer: list[Fetched] = []
-        """What the newest fetch brought, taken or not: see `_mend`."""
-        self._had: int | None = None
-        self._is_open = True
+        session, member = host.session, host.new_object()
+        fetched, name = _Arrivals(), self._durable or member
         try:
-            self._fetched.at = host.transact(
-                subscription.subscribe, self._key, self._member, self._id, start, self._policy, self._maxlen
+            fetched.at = host.transact(
+                subscription.subscribe, self._key, member, name, start, self._policy, self._maxlen
             )
-        except BaseException:  # Ctrl-C may come behind the commit; and the next call is to begin anew.
-            self._session = 0
-            host.defer(subscription.leave, self._member)
+            self._member, self._id = member, name
+            self._turn = threading.RLock()
+            """Held by the thread that fetches, also while it waits."""
+            self._fetched = fetched
+            self._answer: list[Fetched] = []
+            """What the newest fetch brought, taken or not: see `_mend`."""
+            self._had: int | None = None
+            self._is_open = True
+            self._session = session  # Last: other threads take it for a subscription that may be used.
+        except BaseException:  # Ctrl-C may come behind the commit.
+            host.defer(subscription.leave, member)
             raise
+
+    def _subscribe_anew(self, host: EmbeddedHost) -> None:
+        """In a forked child, where several threads may find out at once."""
+        with host.once:
+            if self._session != host.session:
+                self._subscribe(host, None)
 
     def _opened(self) -> EmbeddedHost:
         """The hall, sure that the subscription is ours: a forked child gets one of its own, from now on."""
@@ -285,9 +320,7 @@ class Sub(Handle):
         if not self._is_open:
             raise self._closed()
         if self._session != host.session:
-            with _anew:
-                if self._session != host.session:
-                    self._subscribe(host, None)
+            self._subscribe_anew(host)
         return host
 
     def _closed(self) -> Misuse:
@@ -302,7 +335,7 @@ class Sub(Handle):
         """
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         host = self._opened()
-        if self._drops and self._fetched:
+        if self._fetched.bound and self._fetched:
             self._drop_stale(host)
         try:
             entry = self._fetched.popleft()
@@ -380,9 +413,9 @@ class Sub(Handle):
 
     def _take(self, answer: list[Fetched]) -> None:
         """What was fetched is ours from one step to the next: Ctrl-C comes before it, or behind."""
-        start, messages, sources, lagged = answer[0]
+        start, messages, sources, lagged, bound = answer[0]
         arrivals, lagged = _Arrivals(), lagged + self._fetched.missed
-        arrivals.at, arrivals.answer = start + len(messages), answer
+        arrivals.at, arrivals.bound, arrivals.answer = start + len(messages), bound, answer
         if lagged:
             arrivals.append((lagged, None, None))
         arrivals.extend(zip(range(start, arrivals.at), messages, sources or repeat(None)))
@@ -403,7 +436,7 @@ class Sub(Handle):
     def _drop_stale(self, host: EmbeddedHost) -> None:
         """Drop what was fetched and is no longer one of the last maxlen messages."""
         fetched = self._fetched
-        floor = host.read(topic.end_of, self._key) - self._maxlen
+        floor = host.read(topic.end_of, self._key) - fetched.bound
         if floor <= fetched.at - len(fetched):
             return
         stale: list[bytes] = []
@@ -414,7 +447,7 @@ class Sub(Handle):
             try:  # noqa: SIM105 (as in `_await_entry`)
                 self._turn.release()
             except RuntimeError:
-                pass
+                host.hurry()
             self._release(host, stale)
 
     def _drop_below(self, floor: int, stale: list[bytes]) -> None:
@@ -500,6 +533,7 @@ class Sub(Handle):
             if self._session == host._session:  # In a forked child it is the parent's; what was deferred too, there.
                 self._release_fetched(host)
                 host.defer(subscription.leave, self._member)
+                host.hurry()
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment, and how many messages this subscription has before it."""
@@ -509,9 +543,21 @@ class Sub(Handle):
         return _statistics(self.name, host.read(topic.figures, self._key), lag)
 
 
-def _sub(kind: type[Sub], name: Any, options: dict[str, Any]) -> Sub:
-    """A Sub that arrived in a pickle: it subscribes anew, where it is."""
+def _made(kind: type[Handle], name: Any, options: dict[str, Any]) -> Handle:
+    """A handle that arrived in a pickle: a Sub subscribes anew, where it is."""
     return kind(name, **options)
+
+
+def _policy(handle: Handle, given: Any) -> int:
+    if not isinstance(given, str) or given not in _POLICIES:
+        kind = Misuse if isinstance(given, str) else WrongType
+        raise kind(f"topic {handle.name!r:.60}: policy {given!r:.60}: expected 'drop-oldest' or 'block'")
+    return _POLICIES[given]
+
+
+def _unbounded(handle: Handle, policy: Any) -> GuildhallError:
+    _policy(handle, policy)
+    return Misuse(f"topic {handle.name!r:.60}: policy {policy!r} needs a bound; give maxlen=n too")
 
 
 def _number(handle: Handle, what: str, given: Any, least: int) -> int:
@@ -534,4 +580,5 @@ def _statistics(name: Any, found: topic.Figures, lag: int | None = None) -> Topi
         lag=found.lag if lag is None else lag,
         dropped=log.dropped,
         waiting_publishers=found.waiting_publishers,
+        maxlen=log.maxlen,
     )
