@@ -447,7 +447,7 @@ class Sub(Handle):
             try:  # noqa: SIM105 (as in `_await_entry`)
                 self._turn.release()
             except RuntimeError:
-                host.hurry()
+                pass
             self._release(host, stale)
 
     def _drop_below(self, floor: int, stale: list[bytes]) -> None:
