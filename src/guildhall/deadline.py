@@ -57,9 +57,8 @@ def lease(lease_s: Timeout) -> float | None:
     return value
 
 
-def wall() -> float:
-    """Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
-    return time.time()
+wall = time.time
+"""Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
 
 
 def after(timeout_s: float | None) -> float | None:

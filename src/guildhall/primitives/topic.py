@@ -66,6 +66,15 @@ class Topic(Record, tag=2, frozen=True):
     maxlen: int = 0
 
 
+class Plain(Record, tag=1, frozen=True):
+    """How a topic is written of which nothing else is to be said, as of nearly all."""
+
+    first: int
+    end: int
+    subscribers: int
+    is_awaited: bool
+
+
 class Batch(Record, tag=1, frozen=True):
     """Messages of a publisher in line, and when it came."""
 
@@ -74,20 +83,37 @@ class Batch(Record, tag=1, frozen=True):
 
 
 TOPIC = Form(Topic)
+PLAIN = Form(Plain)
+_pack_plain, _unpack_plain = PLAIN.pack, PLAIN.unpack
+_PLAIN_TAG = b"\x01"
+"""What a plain topic has as its second byte, behind the head of the array."""
 BATCH = Form(Batch)
 
 
 def look(txn: Txn, name: bytes) -> Topic:
     data = txn.get(TOPICS + name)
-    return Topic() if data is None else TOPIC.unpack(data)
+    return Topic() if data is None else _unpack(data)
 
 
 def write(txn: Txn, name: bytes, topic: Topic) -> None:
     """A topic that nobody subscribes to leaves nothing, unless it has settings; its numbers begin anew."""
     if topic.subscribers or topic.keep or topic.maxlen:
-        txn.put(TOPICS + name, TOPIC.pack(topic))
+        txn.put(TOPICS + name, _pack(topic))
     else:
         txn.delete(TOPICS + name)
+
+
+def _unpack(data: bytes) -> Topic:
+    if data[1:2] != _PLAIN_TAG:
+        return TOPIC.unpack(data)
+    plain = _unpack_plain(data)
+    return Topic(plain.first, plain.end, plain.subscribers, plain.is_awaited)
+
+
+def _pack(topic: Topic) -> bytes:
+    if topic != Topic(topic.first, topic.end, topic.subscribers, topic.is_awaited):
+        return TOPIC.pack(topic)
+    return _pack_plain(Plain(topic.first, topic.end, topic.subscribers, topic.is_awaited))
 
 
 # -- publishing -------------------------------------------------------------------------------------------------------
@@ -101,22 +127,32 @@ def publish(
     While a subscriber that blocks is full, the waiter is parked with the messages. `at` is the time, in seconds on a
     clock that all publishers share.
     """
-    data = txn.get(TOPICS + name)
-    topic = Topic() if data is None else TOPIC.unpack(data)
-    if topic.blockers and (topic.has_line or _is_full(txn, name, topic, len(messages))):
-        if waiter is None:
-            return BUSY
-        for message in messages:
-            values.hold(txn, values.uses_of(message))
-        write(txn, name, replace(topic, has_line=True))
-        return waiters.park(txn, PUBLISHERS + name, waiter, BATCH.pack(Batch(at, tuple(messages))))
-    count = topic.subscribers
-    if count or topic.keep:
-        _append(txn, name, topic, messages, at)
+    key = TOPICS + name
+    data = txn.get(key)
+    if data is not None and data[1:2] == _PLAIN_TAG:
+        plain = _unpack_plain(data)
+        count, end = plain.subscribers, _lay(txn, name, plain.end, messages)
+        if plain.is_awaited:
+            waiters.unpark_all(txn, key)
+        txn.put(key, _pack_plain(Plain(plain.first, end, count, False)))
+    else:
+        topic = Topic() if data is None else _unpack(data)
+        if topic.blockers and (topic.has_line or _is_full(txn, name, topic, len(messages))):
+            return BUSY if waiter is None else _stand_in_line(txn, name, topic, Batch(at, tuple(messages)), waiter)
+        count = topic.subscribers
+        if count or topic.keep:
+            _append(txn, name, topic, messages, at)
     if (shapes := txn.get(pattern.SHAPES)) is not None:
         for heard in pattern.fitting(shapes, name):
             count += _overhear(txn, heard, messages, name)
     return count
+
+
+def _stand_in_line(txn: Txn, name: bytes, topic: Topic, batch: Batch, waiter: Waiter) -> NotNow:
+    for message in batch.messages:
+        values.hold(txn, values.uses_of(message))
+    write(txn, name, replace(topic, has_line=True))
+    return waiters.park(txn, PUBLISHERS + name, waiter, BATCH.pack(batch))
 
 
 def withdraw(txn: Txn, name: bytes, waiter: Waiter, messages: Sequence[bytes]) -> bool:
@@ -175,12 +211,7 @@ def served(txn: Txn, name: bytes, topic: Topic) -> Topic:
 
 
 def _append(txn: Txn, name: bytes, topic: Topic, messages: Sequence[bytes], at: float) -> Topic:
-    end = topic.end
-    for message in messages:
-        if uses := values.uses_of(message):
-            values.hold(txn, uses)
-        txn.put(MESSAGES + name + pack_int(end), message)
-        end += 1
+    end = _lay(txn, name, topic.end, messages)
     newest = topic.newest
     if topic.keep:
         newest = max(newest, at)  # Clocks may be set back: along a log, time only grows.
@@ -193,8 +224,19 @@ def _append(txn: Txn, name: bytes, topic: Topic, messages: Sequence[bytes], at: 
     )  # fmt: skip
     if end >= topic.due:
         topic = trimmed(txn, name, topic)
-    txn.put(TOPICS + name, TOPIC.pack(topic))
+    txn.put(TOPICS + name, _pack(topic))
     return topic
+
+
+def _lay(txn: Txn, name: bytes, end: int, messages: Sequence[bytes]) -> int:
+    """Write the messages, numbered from `end` on. Returns the number behind them."""
+    prefix = MESSAGES + name
+    for message in messages:
+        if message[:1] == values.STORED_HEAD:
+            values.hold(txn, values.uses_of(message))
+        txn.put(prefix + pack_int(end), message)
+        end += 1
+    return end
 
 
 def _overhear(txn: Txn, heard: bytes, messages: Sequence[bytes], source: bytes) -> int:

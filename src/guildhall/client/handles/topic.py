@@ -35,6 +35,7 @@ message, the number says how many were dropped here."""
 Stored = tuple[bytes, tuple[bytes, ...]]
 
 _MAX = 1 << 48
+_wall = deadline.wall
 _POLICIES = {"drop-oldest": DROP, "block": BLOCK}
 
 
@@ -124,7 +125,7 @@ class Pub(Handle):
         try:
             if self._settings is not None:
                 self._set_up(host)
-            if host.transact(topic.publish, self._key, (stored,), deadline.wall(), None) is BUSY:
+            if host.transact(topic.publish, self._key, (stored,), _wall(), None) is BUSY:
                 drive.run(host, self._put_flow(host, (stored,), timeout_s))
         finally:
             if spent:
@@ -154,7 +155,7 @@ class Pub(Handle):
     def _publish(self, host: EmbeddedHost, messages: Sequence[bytes], waiter: Waiter | None) -> Any:
         if self._settings is not None:
             self._set_up(host)
-        return host.transact(topic.publish, self._key, messages, deadline.wall(), waiter)
+        return host.transact(topic.publish, self._key, messages, _wall(), waiter)
 
     def _put_flow(self, host: EmbeddedHost, messages: Sequence[bytes], timeout_s: float | None) -> Flow[None]:
         answer = yield from drive.waiting(
@@ -264,7 +265,7 @@ class Sub(Handle):
             ago_s = deadline.seconds(start)
         except ValueError:
             raise Misuse(f"{what}: expected None, 'oldest', a number, or a time such as '10s'") from None
-        return OLDEST if ago_s is None else deadline.wall() - ago_s
+        return OLDEST if ago_s is None else _wall() - ago_s
 
     def _checked_bound(self, maxlen: Any, policy: Any, name: Any) -> tuple[int, int]:
         what = f"topic {self.name!r:.60}"
