@@ -93,19 +93,25 @@ class Press(KeyboardInterrupt):
     """Ctrl-C, where the test wants it."""
 
 
-def pressed_everywhere(case: Callable[[], tuple[Callable[[], Any], Callable[[str], None]]]) -> int:
+def pressed_everywhere(
+    case: Callable[[], tuple[Callable[[], Any], Callable[[str], None]]], *, keeps_error: bool = False
+) -> int:
     """Press Ctrl-C at each place of a call in turn, until the call comes through. Returns how many places there were.
 
     The case makes a new call for each press, and a check of what is left behind, which is told the place. Python looks
     for signals at the first line of a function and behind calls of C: there, and nowhere else, a profiler raises.
+    `keeps_error`: the exception, and with it all that the call had in hand, is there until the check, as at a prompt.
     """
     gc.collect()
     gc.freeze()  # So that a collection costs nothing.
     try:
         for place in itertools.count():
             call, check = case()
-            found = _pressed(call, place)
+            found, error = _pressed(call, place)
+            if not keeps_error:
+                error = None
             check(found or "the end")
+            del error
             if not found:
                 break
         return place
@@ -119,8 +125,8 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _pressed(call: Callable[[], Any], place: int) -> str:
-    """Where the press came; "" if there is no such place."""
+def _pressed(call: Callable[[], Any], place: int) -> tuple[str, Press | None]:
+    """Where the press came, and as what; "" if there is no such place."""
     here, left, found = call.__code__, [place], [""]
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
@@ -141,9 +147,9 @@ def _pressed(call: Callable[[], Any], place: int) -> str:
     try:
         sys.setprofile(profile)
         call()
-    except Press:
-        pass
+    except Press as error:
+        return found[0], error
     finally:
         sys.setprofile(None)
         gc.enable()
-    return found[0]
+    return found[0], None
