@@ -8,8 +8,13 @@ from pathlib import Path
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
 from guildhall.primitives import (
+    barrier,
+    condition,
     counter,
+    election,
     event,
+    latch,
+    limiter,
     lock,
     multilock,
     queue,
@@ -22,6 +27,7 @@ from guildhall.primitives import (
     values,
     variable,
 )
+from guildhall.primitives.condition import Guard
 from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
@@ -69,6 +75,16 @@ def everything_at_once() -> set[bytes]:
     run(variable.await_newer, X, 1 << 30, Waiter(300, 10, 0))
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)
+    run(latch.count_down, X, 2, 1)
+    run(barrier.wait, X, 2, None)
+    run(lock.release, X, 1, 1)
+    run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 13, 0), 0.0)
+    run(lock.acquire, X, 300, 1, 0, None)
+    run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 14, 0), 0.0)
+    run(lock.acquire, X, 1, 1, 0, None)
+    run(condition.notify, X, Guard(lock.LOCKS + X, 1, 1), None, 0.0)
+    run(election.campaign, X, 1, 1, 0, b"", None)
+    run(limiter.acquire, X, limiter.Terms(1, 1, 0), 1, limiter.Moment("", 0), None)
     slow, group = values.object_id(300, 10), pack_name("test", "g")
     run(subscription.configure, X, 1)
     run(subscription.fetch, X, reader, reader, 1, 300, None)

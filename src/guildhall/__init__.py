@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
     from .client.hall import open as open
+    from .client.handles import Barrier as Barrier
+    from .client.handles import Condition as Condition
     from .client.handles import Counter as Counter
+    from .client.handles import Election as Election
     from .client.handles import Event as Event
+    from .client.handles import Latch as Latch
     from .client.handles import Lock as Lock
     from .client.handles import MultiLock as MultiLock
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
+    from .client.handles import RateLimiter as RateLimiter
     from .client.handles import RLock as RLock
     from .client.handles import RWLock as RWLock
     from .client.handles import Semaphore as Semaphore
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
     from .errors import Broken as Broken
+    from .errors import BrokenBarrier as BrokenBarrier
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -61,12 +67,14 @@ _HOMES = {
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
         "Counter", "Watch",
+        "Barrier", "Condition", "Election", "Latch", "RateLimiter",
         "TopicStatistics",
     ),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
+        "BrokenBarrier",
         "Lagged",
     ),
 }  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 Timeout = float | int | str | timedelta | None
@@ -59,6 +61,19 @@ def lease(lease_s: Timeout) -> float | None:
 
 wall = time.time
 """Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
+
+
+def ticks_ns() -> int:
+    """Nanoseconds on that clock, the same for all processes since the machine was started."""
+    return time.monotonic_ns()
+
+
+@functools.cache
+def boot() -> str:
+    """Which start of the machine that was; "" where it is not told."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+    return ""
 
 
 def after(timeout_s: float | None) -> float | None:

@@ -8,6 +8,7 @@
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
     |-- Lagged          the reader's slowness: messages were dropped before it read them
+    |-- BrokenBarrier   another party's: it gave up or died; also threading.BrokenBarrierError (RuntimeError)
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
@@ -20,6 +21,8 @@ Every error survives pickling: it is rebuilt from `args`.
 """
 
 from __future__ import annotations
+
+import threading
 
 
 class GuildhallError(Exception):
@@ -65,6 +68,10 @@ class Lagged(GuildhallError):
         return (
             f"{self.args[1]}: {self.n} messages were dropped unread; get() goes on behind them, or allow more of them"
         )
+
+
+class BrokenBarrier(GuildhallError, threading.BrokenBarrierError):
+    """A barrier that not all parties reach: the time of one was up, one died, or it was aborted or reset."""
 
 
 class Broken(GuildhallError, OSError):
