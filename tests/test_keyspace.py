@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from guildhall.engine.local import tasks
-from guildhall.engine.local.tasks import Recipe
+from guildhall.engine.local import actors, inbox, tasks
+from guildhall.engine.local.tasks import Demand, Recipe
 from guildhall.primitives import (
     barrier,
     condition,
     counter,
+    dataset,
     election,
     event,
     latch,
@@ -85,6 +86,14 @@ def everything_at_once() -> set[bytes]:
     run(condition.notify, X, Guard(lock.LOCKS + X, 1, 1), None, 0.0)
     run(election.campaign, X, 1, 1, 0, b"", None)
     run(limiter.acquire, X, limiter.Terms(1, 1, 0), 1, limiter.Moment("", 0), None)
+    run(tasks.submit_keyed, 1, [(values.object_id(1, 8), Recipe("h", b"", b""), ())], [b"k"])
+    run(tasks.fire, [values.object_id(1, 8)])
+    run(inbox.send, 300, values.object_id(1, 9), Recipe("run", b"", b""), ())
+    run(tasks.submit, [(values.object_id(1, 10), Recipe("g", b"", b"", demand=Demand(("a",))), ())])
+    run(dataset.publish, X, b"", False)
+    run(tasks.submit, [(values.object_id(1, 11), Recipe("A", b"", b""), ())])
+    run(actors.settle_in, values.object_id(1, 11), 300, False)
+    run(actors.call, values.object_id(1, 11), values.object_id(1, 12), Recipe("A.f", b"", b""), ())
     slow, group = values.object_id(300, 10), pack_name("test", "g")
     run(subscription.configure, X, 1)
     run(subscription.fetch, X, reader, reader, 1, 300, None)

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import CancelledError as CancelledError
 
+    from .client.actors import Actor as Actor
+    from .client.actors import ActorFuture as ActorFuture
     from .client.client import Client as Client
-    from .client.client import LocalCluster as LocalCluster
     from .client.client import get_client as get_client
+    from .client.cluster import LocalCluster as LocalCluster
+    from .client.completion import as_completed as as_completed
     from .client.futures import Future as Future
-    from .client.futures import as_completed as as_completed
+    from .client.futures import fire_and_forget as fire_and_forget
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
     from .client.hall import open as open
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from .client.handles import TopicStatistics as TopicStatistics
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
+    from .client.seceding import rejoin as rejoin
+    from .client.seceding import secede as secede
+    from .client.seceding import worker_client as worker_client
+    from .errors import ActorLost as ActorLost
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
     from .errors import GuildhallError as GuildhallError
@@ -60,8 +67,12 @@ __version__ = "0.1.0"
 TimeoutError = TimeoutError
 
 _HOMES = {
-    "client.client": ("Client", "LocalCluster", "get_client"),
-    "client.futures": ("Future", "as_completed", "wait"),
+    "client.client": ("Client", "get_client"),
+    "client.actors": ("Actor", "ActorFuture"),
+    "client.cluster": ("LocalCluster",),
+    "client.completion": ("as_completed",),
+    "client.futures": ("Future", "fire_and_forget", "wait"),
+    "client.seceding": ("rejoin", "secede", "worker_client"),
     "client.hall": ("Hall", "open"),
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
@@ -71,7 +82,8 @@ _HOMES = {
         "TopicStatistics",
     ),
     "errors": (
-        "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
+        "ActorLost", "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall",
+        "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
         "BrokenBarrier",

@@ -4,6 +4,8 @@
     |-- Misuse          the caller's: also ValueError
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
     |   |-- SemaphoreClosed used after it was closed; also RuntimeError
+    |   |-- NotPublished    no dataset of that name; also KeyError
+    |   |-- Taken           a dataset of that name is there; also KeyError
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
@@ -15,6 +17,7 @@
     |   `-- HallDamaged     a store that cannot be read
     `-- TaskFailed      the task's
         |-- KilledWorker    the worker died under the task too often
+        |   `-- ActorLost       an actor's worker died, and its state with it; also RuntimeError
         `-- Unpicklable     an argument or a result cannot travel; also TypeError
 
 Every error survives pickling: it is rebuilt from `args`.
@@ -43,6 +46,18 @@ class SemaphoreClosed(Misuse, RuntimeError):
 
 class NoHall(Misuse, RuntimeError):
     """There is no hall: no client, no task around, no GUILDHALL in the environment."""
+
+
+class NotPublished(Misuse, KeyError):
+    """There is no dataset of that name."""
+
+    __str__ = Exception.__str__  # That of KeyError shows the text as a key.
+
+
+class Taken(Misuse, KeyError):
+    """There is a dataset of that name already."""
+
+    __str__ = Exception.__str__
 
 
 class WrongType(Misuse, TypeError):
@@ -96,6 +111,10 @@ class TaskFailed(GuildhallError):
 
 class KilledWorker(TaskFailed):
     """The workers that ran a task died, one after the other."""
+
+
+class ActorLost(KilledWorker, RuntimeError):
+    """The worker died that an actor lived in, or the actor was let go."""
 
 
 class Unpicklable(TaskFailed, TypeError):

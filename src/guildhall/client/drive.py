@@ -19,8 +19,8 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-LOOK_AGAIN_S = 0.05
-"""How often a coroutine that waits looks again by itself: its loop does not hear of deaths."""
+LEND_AGAIN_S = 0.05
+"""How often a waiting thread that is to lend a hand looks for a task, as nobody tells it of one."""
 
 
 class Pause(NamedTuple):
@@ -163,7 +163,9 @@ class _Sleeper:
         """In a task that waits for longer than a moment, others run meanwhile."""
         host = self._host
         if self._go_on is not None or host.give_way is None:
-            host.sleep(bell, left_s)
+            did = host.lend_hand()
+            if not did:
+                host.sleep(bell, left_s if did is None else sooner(left_s, LEND_AGAIN_S))
         elif bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
             host.bury_dead()
         elif left_s is None or left_s > GIVE_WAY_S:
