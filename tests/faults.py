@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import pickle
 import signal
@@ -10,8 +12,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 SRC = Path(__file__).parent.parent / "src"
@@ -100,3 +103,69 @@ def eventually(fact: Callable[[], Any], within_s: float = 5.0) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+class Press(KeyboardInterrupt):
+    """Ctrl-C, where the test wants it."""
+
+
+def pressed_everywhere(
+    case: Callable[[], tuple[Callable[[], Any], Callable[[str], None]]], *, keeps_error: bool = False
+) -> int:
+    """Press Ctrl-C at each place of a call in turn, until the call comes through. Returns how many places there were.
+
+    The case makes a new call for each press, and a check of what is left behind, which is told the place. Python looks
+    for signals at the first line of a function and behind calls of C: there, and nowhere else, a profiler raises.
+    `keeps_error`: the exception, and with it all that the call had in hand, is there until the check, as at a prompt.
+    """
+    gc.collect()
+    gc.freeze()  # So that a collection costs nothing.
+    try:
+        for place in itertools.count():
+            call, check = case()
+            found, error = _pressed(call, place)
+            if not keeps_error:
+                error = None
+            check(found or "the end")
+            del error
+            if not found:
+                break
+        return place
+    finally:
+        gc.unfreeze()
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _pressed(call: Callable[[], Any], place: int) -> tuple[str, Press | None]:
+    """Where the press came, and as what; "" if there is no such place."""
+    here, left, found = call.__code__, [place], [""]
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        if event not in ("call", "c_return") or frame.f_code is here or arg is sys.setprofile:
+            return
+        left[0] -= 1
+        if left[0] < 0:
+            stack = [*itertools.takewhile(lambda frame: frame.f_code is not here, _outward(frame))]
+            if any(frame.f_code.co_name == "__del__" for frame in stack):
+                return  # What is raised in a finalizer, Python ignores.
+            sys.setprofile(None)
+            calls = " < ".join(f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in stack)
+            found[0] = f"{event} {getattr(arg, '__name__', '')} in {calls}"
+            raise Press
+
+    gc.collect()
+    gc.disable()
+    try:
+        sys.setprofile(profile)
+        call()
+    except Press as error:
+        return found[0], error
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return found[0], None

@@ -25,6 +25,7 @@ from guildhall.primitives import (
     rwlock,
     semaphore,
     sessions,
+    subscription,
     topic,
     values,
     variable,
@@ -58,7 +59,8 @@ def everything_at_once() -> set[bytes]:
     run(lock.acquire, X, 1, 1, 0, None)
     run(lock.acquire, X, 300, 1, 7, Waiter(300, 7, 0))
     run(queue.put, X, 0, b"", None)
-    run(topic.subscribe, X, b"0123456789abcdef", 300)
+    reader = values.object_id(300, 9)
+    run(subscription.subscribe, X, reader, reader)
     run(topic.publish, X, (b"",))
     run(values.make, values.object_id(1, 5), FINISHED, b"")
     run(values.hold_for, 300, [values.object_id(1, 5)])
@@ -103,6 +105,15 @@ def everything_at_once() -> set[bytes]:
     run(queue.get, X, 0, 1, 300, None, 0.0, pack((300, 0)), 1)
     run(queue.put, X, 0, queue.item(b"", due=1000.5), None)
     run(queue.put, X, 0, queue.item(b"", -1.0), None)
+    slow, group = values.object_id(300, 10), pack_name("test", "g")
+    run(subscription.configure, X, 1)
+    run(subscription.fetch, X, reader, reader, 1, 300, None)
+    run(subscription.subscribe, X, values.object_id(300, 11), group, None, subscription.BLOCK, 2)
+    run(subscription.subscribe, X, slow, slow, 0, subscription.DROP, 1)
+    run(topic.publish, X, (b"", b""), 1.5)
+    run(topic.publish, X, (b"",), 2.5, Waiter(300, 12, 0))
+    run(subscription.subscribe, pack_name("test", "x.*"), values.object_id(300, 13), values.object_id(300, 13))
+    run(topic.publish, pack_name("test", "x.y"), (b"",))
     return seen
 
 

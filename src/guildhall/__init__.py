@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .client.handles import RWLock as RWLock
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
+    from .client.handles import TopicStatistics as TopicStatistics
     from .client.handles import Variable as Variable
     from .client.handles import Watch as Watch
     from .client.seceding import rejoin as rejoin
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
     from .errors import KilledWorker as KilledWorker
+    from .errors import Lagged as Lagged
     from .errors import LockLost as LockLost
     from .errors import Misuse as Misuse
     from .errors import NoHall as NoHall
@@ -81,6 +83,7 @@ _HOMES = {
         "Counter", "Watch",
         "PriorityQueue",
         "Barrier", "Condition", "Election", "Latch", "RateLimiter",
+        "TopicStatistics",
     ),
     "errors": (
         "Closed",
@@ -90,6 +93,7 @@ _HOMES = {
         "LockLost", "SemaphoreClosed",
         "BrokenBarrier",
         "DeadlockError",
+        "Lagged",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

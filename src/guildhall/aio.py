@@ -16,14 +16,15 @@ from .client.agents import entered, forget, task_number
 from .client.handles.change import Change
 from .client.handles.election import Leader
 from .client.handles.held import give_up
+from .client.handles.topic import Entry
 from .client.handles.variable import ANY
 from .client.handles.watch import CLOSED
 from .deadline import Timeout
-from .engine.local import payload
 from .errors import Closed, Misuse, TimedOut
 from .hosts.embedded import EmbeddedHost
 from .primitives import election, queue, rwlock, values
 from .primitives.deadlock import Hold
+from .primitives.op import BUSY
 
 T = TypeVar("T")
 
@@ -424,8 +425,21 @@ class Taking:
 class Pub(handles.Pub):
     """As `guildhall.Pub`."""
 
-    async def put(self, value: Any) -> None:  # type: ignore[override]
-        super().put(value)
+    async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
+        await self.put_many((value,), timeout)
+
+    async def put_many(self, items: Iterable[Any], timeout: Timeout = None) -> None:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        items = list(items)
+        kept: list[tuple[bytes, tuple[bytes, ...]]] = []
+        try:
+            kept.extend(self._store(host, value) for value in items)
+            messages = [stored for stored, _ in kept]
+            if messages and self._publish(host, messages, None) is BUSY:
+                await drive.arun(host, self._put_flow(host, messages, timeout_s))
+        finally:
+            self._let_go(host, kept)
 
 
 class Sub(handles.Sub):
@@ -436,8 +450,17 @@ class Sub(handles.Sub):
     async def get(self, timeout: Timeout = None) -> Any:
         timeout_s = deadline.seconds(timeout)
         host = self._opened()
+        if self._fetched.bound and self._fetched:
+            self._drop_stale(host)
+        try:
+            entry = self._fetched.popleft()
+        except IndexError:
+            entry = await self._wait_for_entry(host, timeout_s)
+        return self._given_out(host, entry)
+
+    async def _wait_for_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
         until = deadline.after(timeout_s)
-        while not self._fetched:
+        while True:
             line = self._in_line()
             try:
                 async with asyncio.timeout(deadline.left(until) if line.locked() else None):
@@ -449,8 +472,8 @@ class Sub(handles.Sub):
                     raise self._late(timeout_s)
             finally:
                 line.release()
-        message = self._fetched.popleft()
-        return payload.unpack(host, message)
+            with suppress(IndexError):
+                return self._fetched.popleft()
 
     def _in_line(self) -> asyncio.Lock:
         """Where coroutines of this loop that share the subscription wait while one of them fetches."""
@@ -459,11 +482,25 @@ class Sub(handles.Sub):
             self._line = loop, asyncio.Lock()
         return self._line[1]
 
+    async def next(self, timeout: Timeout = None) -> Any:
+        return await self.get(timeout)
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        return await self.get()
+        try:
+            return await self.get()
+        except Misuse:
+            if self._is_open:
+                raise
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, *rest: object) -> None:
+        self._leave(is_done=kind is None)
 
 
 class Latch(handles.Latch):

@@ -59,6 +59,10 @@ def lease(lease_s: Timeout) -> float | None:
     return value
 
 
+wall = time.time
+"""Seconds since 1970: the same for all processes and after a restart, but it may be set back."""
+
+
 def ticks_ns() -> int:
     """Nanoseconds on that clock, the same for all processes since the machine was started."""
     return time.monotonic_ns()

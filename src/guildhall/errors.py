@@ -11,6 +11,7 @@
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
     |-- Closed          the end of a queue, reached as somebody wished; also KeyError
+    |-- Lagged          the reader's slowness: messages were dropped before it read them
     |-- BrokenBarrier   another party's: it gave up or died; also threading.BrokenBarrierError (RuntimeError)
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
@@ -103,6 +104,19 @@ class Closed(GuildhallError, KeyError):
     """A queue was closed: it takes nothing any more, and has nothing left to give."""
 
     __str__ = Exception.__str__  # A KeyError would show its message in quotes.
+
+
+class Lagged(GuildhallError):
+    """A subscription was too slow: `n` messages before the next one were dropped. `get` goes on with that one."""
+
+    def __init__(self, n: int, what: str = "subscription") -> None:
+        super().__init__(n, what)
+        self.n = n
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[1]}: {self.n} messages were dropped unread; get() goes on behind them, or allow more of them"
+        )
 
 
 class BrokenBarrier(GuildhallError, threading.BrokenBarrierError):

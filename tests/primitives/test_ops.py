@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from guildhall.errors import NotHeld
-from guildhall.primitives import event, lock, queue, sessions, topic, values, variable, waiters
+from guildhall.primitives import event, lock, queue, sessions, subscription, topic, values, variable, waiters
 from guildhall.primitives.op import BUSY, PARKED
 from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
@@ -165,11 +165,12 @@ def test_event_lets_everybody_go_even_if_cleared_at_once(store: MemoryStore) -> 
 
 def test_every_subscriber_gets_every_message_and_none_is_kept_after(store: MemoryStore) -> None:
     store.transact(topic.publish, N, items("lost"))
-    store.transact(topic.subscribe, N, b"s1", 1)
-    store.transact(topic.subscribe, N, b"s2", 2)
+    one, two = values.object_id(1, 1), values.object_id(2, 1)
+    store.transact(subscription.subscribe, N, one, one)
+    store.transact(subscription.subscribe, N, two, two)
     store.transact(topic.publish, N, items("a", "b"))
-    assert store.transact(topic.fetch, N, b"s1", 9, 1, None) == items("a", "b")
-    assert store.transact(topic.fetch, N, b"s2", 1, 2, None) == items("a")
+    assert store.transact(subscription.fetch, N, one, one, 9, 1, None).messages == items("a", "b")
+    assert store.transact(subscription.fetch, N, two, two, 1, 2, None).messages == items("a")
     store.transact(sessions.bury, 2)
     assert list(store.read(lambda txn: txn.scan(topic.MESSAGES))) == []
 
@@ -187,7 +188,8 @@ def test_a_stored_value_keeps_its_object_until_overwritten(store: MemoryStore) -
 def test_nothing_is_left_when_all_are_buried(store: MemoryStore) -> None:
     store.transact(lock.acquire, N, *ONE, 0, None)
     store.transact(lock.acquire, N, *TWO, 1, W2)
-    store.transact(topic.subscribe, N, b"s", 3)
+    member = values.object_id(3, 1)
+    store.transact(subscription.subscribe, N, member, member)
     store.transact(topic.publish, N, items("m"))
     for number in (1, 2, 3):
         store.transact(sessions.bury, number)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Pressed
+from faults import Pressed, pressed_everywhere
 
 from guildhall.errors import StoreFull
 from guildhall.store import lmdb as lmdb_store
@@ -79,6 +79,44 @@ def test_processes_that_grow_one_store_under_kills_lose_nothing(tmp_path: Path) 
             last, count = store.read(told_and_there, round_number, child)
             assert count - 1 in (last, last + 1)
         store.transact(clear, b"%d-" % round_number)
+    store.close()
+
+
+def test_ctrl_c_right_behind_a_commit_still_rings_and_removes(tmp_path: Path) -> None:
+    """And it is known that nothing was undone."""
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    rung: list[Waiter] = []
+    removed: list[str] = []
+    store = LmdbStore(str(tmp_path), in_memory=False, ring=rung.append, remove=removed.append)
+    waiter, told, ended_in_commit = Waiter(1, 1, 1), ([Waiter(1, 1, 1)], ["blob"]), []
+
+    def wake(txn: Any) -> None:
+        txn.put(b"k", b"v")
+        txn.wake(waiter)
+        txn.unlink("blob")
+
+    def case() -> tuple[Any, Any]:
+        store.transact(lambda txn: txn.delete(b"k"))
+        rung.clear()
+        removed.clear()
+        undone = store.undone
+
+        def call() -> None:
+            store.transact(wake)
+
+        def check(where: str) -> None:
+            is_there = store.read(lambda txn: txn.get(b"k")) is not None
+            if where.startswith("c_return commit"):
+                ended_in_commit.append(where)
+                assert (is_there, rung, removed, store.undone - undone) == (True, *told, 0), where
+            elif not is_there:
+                assert not rung, where
+                assert store.undone - undone <= 1, where
+
+        return call, check
+
+    assert pressed_everywhere(case) > 5
+    assert len(ended_in_commit) == 1
     store.close()
 
 

@@ -66,9 +66,11 @@ class EmbeddedHost:
         self._dropped: deque[bytes] = deque()
         self.errand = self._deferred.append
         """As `defer`, in one call that runs no line of Python: takes the op and its arguments as one iterable."""
+        self._taken: tuple[list[Iterable[Any]], list[bytes]] = [], []
+        """The portion of both that is being run."""
         self._store: LmdbStore | None = None
         self.nudge: Callable[[], None] | None = None
-        """Called by the first drop after a `settle`: somebody is to settle soon."""
+        """Called by the first `hurry` after a `settle`: somebody is to settle soon."""
         self._is_nudged = False
         self._mark = forks.NO_MARK
         self._is_joining = False
@@ -102,6 +104,8 @@ class EmbeddedHost:
             undo.callback(self.watch.close)
             self._seen_membership: bytes | None = None
             self._gate = threading.Lock()
+            self.once = threading.RLock()
+            """For what only one thread of this process is to do; a forked child has one of its own."""
             self._bells: list[Bell] = []
             self.asleep: dict[int, int] = {}
             """The threads that wait without end for what others hold, and the numbers of their waits."""
@@ -163,13 +167,17 @@ class EmbeddedHost:
             self.rejoin()
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
-        """Run the op some time soon. With `drop`, the only thing a finalizer may call."""
+        """Run the op with this process's next one. With `drop` and `hurry`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
 
     def drop(self, oid: bytes) -> None:
         """A reference of this session to the object is gone."""
         self._dropped.append(oid)
         self._ask_to_flush()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """What was deferred matters to others: it is to be done soon, also if this process does nothing else."""
         if self.nudge is not None and not self._is_nudged:
             self._is_nudged = True
             self.nudge()
@@ -182,23 +190,53 @@ class EmbeddedHost:
         """Run what was deferred, in one transaction. In a full store it stays deferred; so it does if Ctrl-C comes."""
         if not self._deferred and not self._dropped:
             return
-        batch: list[Iterable[Any]] = []
-        dropped: list[bytes] = []
-        ran: list[bool] = []
-        self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
-        try:
-            _move(self._deferred, batch)
-            _move(self._dropped, dropped)
-            self.transact(_run_all, batch, self._session, dropped, ran)
-        except BaseException as error:
-            if not ran or _was_disturbed(error):
-                self._deferred.extend(batch)
-                self._dropped.extend(dropped)
-            if not isinstance(error, StoreFull):
-                raise
-        finally:
-            self._is_flushing = False
+        assert self._store is not None, "what was deferred belongs to a hall that was joined"
+        with self._store.gate:  # One portion at a time. Ctrl-C loses none of it: it stays here until it is committed.
+            self._is_flushing = True  # Another portion that waits goes with another op, not before this one.
+            try:
+                self._run_portion(self._store)
+            finally:
+                self._is_flushing = False
         self._ask_to_flush()
+
+    def _run_portion(self, store: LmdbStore) -> None:
+        errands, dropped = self._taken
+        has_begun = False
+        undone = None
+
+        def run(txn: Any) -> None:
+            nonlocal has_begun, undone
+            has_begun = True
+            for op, *args in errands:
+                op(txn, *args)
+            sessions.release_for(txn, self._session, dropped)
+            undone = store.undone
+
+        try:
+            _take(self._deferred, errands)
+            _take(self._dropped, dropped)
+            self.transact(run)
+        except StoreFull:
+            self._put_back()
+        except Exception as error:
+            if not has_begun or _was_disturbed(error):
+                self._put_back()
+            self._taken = [], []
+            raise
+        except BaseException:
+            if undone == store.undone:
+                self._taken = [], []
+            elif not self._deferred:
+                self._deferred.append((_nothing,))
+            raise
+        else:
+            self._taken = [], []
+
+    def _put_back(self) -> None:
+        """The portion goes behind the others, which may be such as make room."""
+        (errands, dropped), self._taken = self._taken, ([], [])
+        self._deferred.extend(errands)
+        self._dropped.extend(dropped)
 
     def settle(self) -> None:
         """Run all that was deferred, portion by portion."""
@@ -217,6 +255,7 @@ class EmbeddedHost:
         self._members.close()
         self._deferred.clear()
         self._dropped.clear()
+        self._taken = [], []
         self._is_flushing = False
         self.nudge = None
         self.lend_hand, self.run_awaited = _nothing_to_do, None
@@ -359,18 +398,18 @@ class EmbeddedHost:
             remove_hall(self.directory)
 
 
-def _move(line: deque[T], portion: list[T]) -> None:
-    """Put a portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile.
+def _take(line: deque[T], portion: list[T]) -> None:
+    """Fill the portion off the line's front, which other threads and finalizers may lengthen or shorten meanwhile.
 
-    In one call, so that Ctrl-C never finds one that is in neither.
+    In one step of C, so that Ctrl-C finds each thing in the line or in the portion.
     """
     with suppress(IndexError):
-        portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED))
+        portion.extend(itertools.islice(iter(line.popleft, None), MAX_DEFERRED - len(portion)))
 
 
 def _was_disturbed(error: BaseException) -> bool:
-    """Whether what was run was not committed for a reason from outside, as Ctrl-C: then it can be run again."""
-    return isinstance(error, StoreFull) or (was_undone(error) and not isinstance(error, GuildhallError))
+    """Whether what was run was not committed for a reason from outside: a signal handler that raises."""
+    return was_undone(error) and not isinstance(error, GuildhallError)
 
 
 def _nothing_to_do() -> None:
@@ -379,15 +418,6 @@ def _nothing_to_do() -> None:
 
 def _nothing(txn: Any) -> None:
     """An errand that only asks for a flush."""
-
-
-def _run_all(txn: Any, batch: Iterable[Iterable[Any]], session: int, dropped: list[bytes], ran: list[bool]) -> None:
-    """Run the errands and let go of what the session dropped. `ran` is told that it has begun."""
-    ran.append(True)
-    for op, *args in batch:
-        op(txn, *args)
-    if dropped:
-        sessions.release_for(txn, session, dropped)
 
 
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from . import (
     rlock,
     rwlock,
     semaphore,
+    subscription,
     topic,
     values,
     variable,
@@ -107,6 +108,7 @@ def bury(
     waits = waiters.leave(txn, session)
     for left in waits:
         queue.bury(txn, left)
+        topic.bury(txn, left)
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
     delivery.bury(txn, session, marks, waits)
@@ -116,7 +118,7 @@ def bury(
     rlock.bury(txn, session, now)
     multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
-    topic.bury(txn, session)
+    subscription.bury(txn, session)
     variable.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)

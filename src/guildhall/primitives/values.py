@@ -57,27 +57,27 @@ class Stored(Record, tag=1, frozen=True):
 
 OBJECT = Form(Object)
 STORED = Form(Stored)
-_STORED_HEAD = b"\x93"
+STORED_HEAD = b"\x93"
 """How a Stored begins, in msgpack: an array of three. A pickle begins with 80."""
 _pack_object, _unpack_object = OBJECT.pack, OBJECT.unpack
 
 
 def pack(data: bytes, uses: tuple[bytes, ...] = ()) -> bytes:
     """A user's value as variables, queues and topics store it."""
-    return STORED.pack(Stored(data, uses)) if uses or data[:1] == _STORED_HEAD else data
+    return STORED.pack(Stored(data, uses)) if uses or data[:1] == STORED_HEAD else data
 
 
 def unpack(value: bytes) -> Stored:
     """What `pack` was given."""
     try:
-        return STORED.unpack(value) if value[:1] == _STORED_HEAD else Stored(value)
+        return STORED.unpack(value) if value[:1] == STORED_HEAD else Stored(value)
     except UNREADABLE as error:
         raise damaged(error) from error
 
 
 def uses_of(value: bytes) -> tuple[bytes, ...]:
     """The objects that a stored value keeps alive."""
-    return STORED.unpack(value).uses if value[:1] == _STORED_HEAD else ()
+    return STORED.unpack(value).uses if value[:1] == STORED_HEAD else ()
 
 
 def object_id(session: int, number: int) -> bytes:

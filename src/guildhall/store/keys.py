@@ -52,6 +52,12 @@ _HEADS = [0x14 + size << 8 * size for size in range(9)]
 
 def pack_int(number: int) -> bytes:
     """One integer, of at most 255 bytes."""
+    if 0 <= number < 0x1000000:  # As nearly all: its bytes and their head at once.
+        if number >= 0x10000:
+            return (0x17000000 | number).to_bytes(4, "big")
+        if number >= 0x100:
+            return (0x160000 | number).to_bytes(3, "big")
+        return (0x1500 | number).to_bytes(2, "big") if number else b"\x14"
     size = (number.bit_length() + 7) >> 3
     if number >= 0 and size <= 8:
         return (_HEADS[size] | number).to_bytes(size + 1, "big")

@@ -169,6 +169,8 @@ class LmdbStore:
         self._before = before
         self.gate = threading.RLock()
         """Held by the thread that runs a transaction."""
+        self.undone = 0
+        """How many transactions were undone: for who is interrupted and has to know whether its one was."""
         self._txn = LmdbTxn()
         self._snapshot = LmdbSnapshot()
         self._counting: CountingTxn | None = None
@@ -381,14 +383,17 @@ class LmdbStore:
 
     def _undo(self, txn: LmdbTxn, raw: Any, error: BaseException) -> None:
         """Abort; make room if that was the trouble, so that the op can run again, or raise."""
+        is_committed = False
         try:
             if raw is not None:
                 raw.id()  # `abort` says nothing of a transaction that is over, this does.
                 raw.abort()
         except lmdb.Error:
-            if not isinstance(error, lmdb.Error):  # Ctrl-C right behind the commit: who was woken must hear it.
-                self._tell(txn.woken, txn.unlinked)
+            is_committed = not isinstance(error, lmdb.Error)
+        if is_committed:  # Ctrl-C right behind the commit: who was woken must hear it.
+            self._tell(txn.woken, txn.unlinked)
         else:
+            self.undone += 1
             vars(error)[_UNDONE] = True
         txn.woken, txn.unlinked = [], []
         if isinstance(error, UNREADABLE):

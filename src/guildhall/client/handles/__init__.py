@@ -16,7 +16,7 @@ from .rate_limiter import RateLimiter
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
-from .topic import Pub, Sub
+from .topic import Pub, Sub, TopicStatistics
 from .variable import Variable
 from .watch import Watch
 
@@ -26,4 +26,5 @@ __all__ = [
     "Counter", "Watch",
     "PriorityQueue", "Taken",
     "Barrier", "Condition", "Election", "Latch", "RateLimiter",
+    "TopicStatistics",
 ]  # fmt: skip

@@ -30,10 +30,11 @@ def libc() -> ctypes.CDLL:
 class Area:
     """A piece of the address space, given back when nobody refers to it any more. `at` is 0 if there was none."""
 
+    at = 0
+
     def __init__(self, size: int, protection: int, flags: int, fd: int = -1) -> None:
         self._libc = libc()  # Kept, because at the end of the process the module may be gone first.
         self._size = size
-        self.at = 0
         at = self._libc.mmap(None, size, protection, flags, fd, 0)
         if at not in (None, _FAILED):
             self.at = at
