@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from .client.futures import as_completed as as_completed
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
+    from .client.hall import ObservedHall as ObservedHall
+    from .client.hall import observe as observe
     from .client.hall import open as open
+    from .client.hall import remove as remove
     from .client.handles import Counter as Counter
     from .client.handles import Event as Event
     from .client.handles import Lock as Lock
@@ -54,7 +57,7 @@ TimeoutError = TimeoutError
 _HOMES = {
     "client.client": ("Client", "LocalCluster", "get_client"),
     "client.futures": ("Future", "as_completed", "wait"),
-    "client.hall": ("Hall", "open"),
+    "client.hall": ("Hall", "ObservedHall", "observe", "open", "remove"),
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",

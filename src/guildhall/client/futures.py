@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import deadline
 from ..deadline import Timeout
@@ -22,6 +22,9 @@ from . import drive
 from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
+
+if TYPE_CHECKING:
+    from .handles.statistics import FutureStatistics
 
 _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: "cancelled"}
 
@@ -84,6 +87,12 @@ class Future:
     def cancel(self) -> None:
         """End it as cancelled, unless it has ended; a task that runs is not interrupted, its result is dropped."""
         self._host.transact(tasks.cancel, (self._oid,))
+
+    def statistics(self) -> FutureStatistics:
+        """What is known of it now: who runs it since when, what it waits for, who waits for it."""
+        from .handles.statistics import of_future  # Here: with it come all handles.
+
+        return self._host.read(of_future, self.key, self._oid)
 
     # -- results ------------------------------------------------------------------------------------------------------
 

@@ -155,11 +155,16 @@ def leases(txn: Txn, place: bytes) -> list[tuple[int, Lease]]:
     pool, found = look(txn, place), []
     for key, data in txn.scan(LEASES):
         if key.endswith(place):
-            end = 2 + key[1] - 0x14
-            one = LEASE.unpack(data)
-            if _place_of(key[end:]) == place and pool is not None and one.born == pool.born:
-                found.append((int.from_bytes(key[2:end], "big"), one))
+            whose, session, one = read(key, data)
+            if whose == place and pool is not None and one.born == pool.born:
+                found.append((session, one))
     return sorted(found, key=lambda pair: pair[1].token)
+
+
+def read(key: bytes, data: bytes) -> tuple[bytes, int, Lease]:
+    """A lease as it is stored: of which pool, by which session, and what it is."""
+    end = 2 + key[1] - 0x14
+    return _place_of(key[end:]), int.from_bytes(key[2:end], "big"), LEASE.unpack(data)
 
 
 def bury(txn: Txn, session: int, now: float) -> None:

@@ -162,6 +162,11 @@ def size(txn: Txn, name: bytes) -> int:
     return queue.end - queue.first
 
 
+def peek(txn: Txn, name: bytes, limit: int) -> list[bytes]:
+    """The first items, as they are stored. They stay."""
+    return [item for _, item in txn.scan(ITEMS + name, limit=limit)]
+
+
 def _hand_over(txn: Txn, session: int, items: tuple[bytes, ...]) -> None:
     """What the queue held for its items, the session that took them holds."""
     for item in items:

@@ -29,6 +29,7 @@ class InLine(Record, tag=1, frozen=True):
     number: int
     bell: int
     want: bytes
+    since: float = 0.0
 
 
 class Wait(Record, tag=1, frozen=True):
@@ -50,7 +51,8 @@ def _wait_key(session: int, number: int) -> bytes:
 def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
     """Stand in line at the place, behind all who are there."""
     ticket = pack_int(txn.revision) + pack_int(waiter.number)
-    txn.put(LINES + place + ticket, _IN_LINE.pack(InLine(*waiter, want)))
+    one = InLine(waiter.session, waiter.number, waiter.bell, want, waiter.since)
+    txn.put(LINES + place + ticket, _IN_LINE.pack(one))
     txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
     return PARKED
 
@@ -62,9 +64,10 @@ def arm(txn: Txn, waiter: Waiter, bell: int) -> bool:
     if wait is None or wait.granted is not None:
         return False
     key = LINES + wait.place + wait.ticket
-    line = txn.get(key)
-    assert line is not None, "a wait stands in line until it is granted"
-    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, _IN_LINE.unpack(line).want)))
+    data = txn.get(key)
+    assert data is not None, "a wait stands in line until it is granted"
+    line = _IN_LINE.unpack(data)
+    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, line.want, line.since)))
     return True
 
 
@@ -74,7 +77,7 @@ def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
     if found is None:
         return None
     line = _IN_LINE.unpack(found[1])
-    return Waiter(line.session, line.number, line.bell), line.want
+    return Waiter(line.session, line.number, line.bell, line.since), line.want
 
 
 def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
@@ -82,7 +85,7 @@ def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
     found = []
     for _, data in txn.scan(LINES + place):
         one = _IN_LINE.unpack(data)
-        found.append((Waiter(one.session, one.number, one.bell), one.want))
+        found.append((Waiter(one.session, one.number, one.bell, one.since), one.want))
     return found
 
 

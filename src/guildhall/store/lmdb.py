@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
@@ -55,6 +55,27 @@ _FUTEX = {"x86_64": 202, "aarch64": 98}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
+
+
+class Usage(NamedTuple):
+    """What a store takes of the room that it has, in bytes.
+
+    `used` is in pages that hold something, of the `file`; the rest of the file is written before it grows. `room` is
+    what its file system can still give. A store `is_nearly_full` when it had to give up its ballast.
+    """
+
+    used_bytes: int
+    file_bytes: int
+    room_bytes: int
+    is_in_memory: bool
+    is_nearly_full: bool
+
+
+class Reader(NamedTuple):
+    """A slot of LMDB's table of readers. One with a transaction keeps every page that it might look at."""
+
+    pid: int
+    transaction: int | None
 
 
 class LmdbSnapshot:
@@ -147,7 +168,8 @@ class LmdbStore:
 
     `ring` and `remove` are called with what each commit woke and unlinked; `before` is called before a write when there
     are `errands`, and in a process that has forked or was forked. `durable`: a commit is on disk before the call
-    returns. Raises StoreFull when there is no room, HallDamaged when the file is not a store.
+    returns. `is_read_only`: nothing is laid, reserved or cleaned up. Raises StoreFull when there is no room,
+    HallDamaged when the file is not a store.
     """
 
     def __init__(
@@ -161,8 +183,10 @@ class LmdbStore:
         errands: Sized = (),
         before: Callable[[], None] = lambda: None,
         is_new: bool = False,
+        is_read_only: bool = False,
     ) -> None:
         self.directory = directory
+        self._is_read_only = is_read_only
         self._in_memory = in_memory
         self._durable = durable
         self._ring = ring
@@ -233,7 +257,8 @@ class LmdbStore:
                     self.directory,
                     map_size=size,
                     mode=0o600,
-                    writemap=self._in_memory,
+                    readonly=self._is_read_only,
+                    writemap=self._in_memory and not self._is_read_only,
                     sync=self._durable,
                     metasync=self._durable,
                     max_readers=MAX_READERS,
@@ -244,11 +269,12 @@ class LmdbStore:
                 )
                 if not is_new:
                     self._check_length(data, found)
-                if self._in_memory:
-                    _reserve(data, size)
                 self._map_bytes = size
-                self._note_ballast()
-                self._env.reader_check()
+                if not self._is_read_only:
+                    if self._in_memory:
+                        _reserve(data, size)
+                    self._note_ballast()
+                    self._env.reader_check()
         except lmdb.Error as error:
             raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({error}); {_REMEDY}") from error
         except OSError as error:
@@ -277,7 +303,8 @@ class LmdbStore:
             found = os.stat(data).st_size  # Others may be writing: looked at second, it is never too short.
         if needed > found + (0 if self._in_memory else LOOSE_BYTES):
             raise HallDamaged(f"hall {self.directory}: its data.mdb has {found} bytes of {needed}; {_REMEDY}")
-        if needed > found:  # Pages used and given up in one transaction are never written: so the last ones may lack.
+        # Pages used and given up in one transaction are never written: so the last ones may lack.
+        if needed > found and not self._is_read_only:
             _reserve(data, needed)
 
     def close(self) -> None:
@@ -409,6 +436,58 @@ class LmdbStore:
                 "let the handler set a flag and act on it outside"
             )
         self._before()
+
+    # -- looking at the store itself ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The environment is open, and stays so."""
+        with self.gate:
+            if not self._is_ready or not self._mark[0]:
+                self._prepare()
+            yield
+
+    def revision(self) -> int:
+        """The number of a commit that every read which begins from now on sees."""
+        with self._ready():
+            return int(self._env.info()["last_txnid"])
+
+    def usage(self) -> Usage:
+        with self._ready():
+            stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        system = os.statvfs(self.directory)
+        return Usage(
+            pages * stat["psize"],
+            os.stat(os.path.join(self.directory, "data.mdb")).st_size,
+            system.f_bavail * system.f_frsize,
+            self._in_memory,
+            not os.path.exists(os.path.join(self.directory, "ballast")),
+        )
+
+    def readers(self) -> list[Reader]:
+        """Every slot of the table of readers that somebody has, also those of processes that died."""
+        with self._ready():
+            table = self._env.readers()
+        rows = (line.split() for line in table.splitlines()[1:])
+        return [Reader(int(pid), None if txn == "-" else int(txn)) for pid, _, txn in rows]
+
+    def clear_readers(self) -> int:
+        """Free the slots of dead readers. Returns how many."""
+        with self._ready():
+            return int(self._env.reader_check())
+
+    def restock(self) -> bool:
+        """Lay the ballast again if there is room for it. Whether it is there."""
+        path = os.path.join(self.directory, "ballast")
+        with self._guarded():
+            system = os.statvfs(self.directory)
+            if not os.path.exists(path) and system.f_bavail * system.f_frsize >= 2 * BALLAST_BYTES:
+                with suppress(OSError):
+                    _reserve(path, BALLAST_BYTES)
+                    return True
+                self._drop_ballast()
+            return os.path.exists(path)
 
     # -- space --------------------------------------------------------------------------------------------------------
 

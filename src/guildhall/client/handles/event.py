@@ -9,6 +9,7 @@ from ...primitives import event, waiters
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle
+from .statistics import EventStatistics, of_event
 
 
 class Event(Handle):
@@ -26,6 +27,10 @@ class Event(Handle):
 
     def is_set(self) -> bool:
         return self._host.read(event.is_set, self._key)
+
+    def statistics(self) -> EventStatistics:
+        """The flag and who waits for it, now."""
+        return self._host.read(of_event, self.name, self._key)
 
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the flag is up, False when the time was."""

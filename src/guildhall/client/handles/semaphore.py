@@ -91,7 +91,7 @@ class Semaphore(Leasing):
 
     def statistics(self) -> Statistics:
         """Who holds leases and who waits, now."""
-        return self._host.read(of_semaphore, self.name, self._place)
+        return self._host.read(of_semaphore, self.name, self._key)
 
     def __enter__(self) -> Self:
         self.acquire()

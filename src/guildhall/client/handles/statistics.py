@@ -1,13 +1,33 @@
-"""What `statistics()` of things that are held answers: who holds, who waits, at one moment."""
+"""What `statistics()` answers: a frozen record of one thing at one moment, and the op that reads it.
+
+The records are here and not with their handles, because a hall that lists all its things reads them, too. An op is
+`of_<kind>(txn, name, packed name)`; `client/census.py` has the table of kinds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ... import deadline
-from ...primitives import lock, multilock, pool, rlock, rwlock, sessions, waiters
+from ...engine.local import payload, tasks
+from ...primitives import (
+    counter,
+    event,
+    lock,
+    multilock,
+    pool,
+    queue,
+    rlock,
+    rwlock,
+    semaphore,
+    sessions,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from ...store.keys import name_of
 from ...store.transaction import Txn, Waiter
 
@@ -32,11 +52,12 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One who waits. `mode` is what it waits for, of an RWLock."""
+    """One who waits. `mode` is what it waits for, of an RWLock; `since` is in seconds since 1970 (None: unknown)."""
 
     session: int
     pid: int | None
     mode: str = ""
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,12 @@ def _when(at: float | None) -> float | None:
 
 def _waiting(txn: Txn, line: Iterable[tuple[Waiter, bytes]], *, has_modes: bool = False) -> tuple[Waiting, ...]:
     return tuple(
-        Waiting(waiter.session, _pid(txn, waiter.session), _mode(int.from_bytes(want[1:], "big")) if has_modes else "")
+        Waiting(
+            waiter.session,
+            _pid(txn, waiter.session),
+            _mode(int.from_bytes(want[1:], "big")) if has_modes else "",
+            _when(waiter.since),
+        )
         for waiter, want in line
     )
 
@@ -92,25 +118,38 @@ def of_rlock(txn: Txn, name: Any, key: bytes) -> Statistics:
     return Statistics("rlock", name, holders, _waiting(txn, waiters.line(txn, rlock.RLOCKS + key)))
 
 
-def of_rwlock(txn: Txn, name: Any, place: bytes) -> Statistics:
-    holders = _lessees(txn, place, has_modes=True)
+Leases = Mapping[bytes, Sequence[tuple[int, pool.Lease]]]
+"""All leases of a hall, by the place whose they are: for one who asks for many places."""
+
+
+def of_rwlock(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
+    place = rwlock.RWLOCKS + key
+    holders = _lessees(txn, place, leases, has_modes=True)
     return Statistics("rwlock", name, holders, _waiting(txn, waiters.line(txn, place), has_modes=True), None)
 
 
-def of_semaphore(txn: Txn, name: Any, place: bytes) -> Statistics:
+def of_semaphore(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
+    place = semaphore.SEMAPHORES + key
     found = pool.look(txn, place)
     capacity = None if found is None else found.capacity
-    return Statistics("semaphore", name, _lessees(txn, place), _waiting(txn, waiters.line(txn, place)), capacity)
+    line = _waiting(txn, waiters.line(txn, place))
+    return Statistics("semaphore", name, _lessees(txn, place, leases), line, capacity)
 
 
-def _lessees(txn: Txn, place: bytes, *, has_modes: bool = False) -> tuple[Holder, ...]:
+def _lessees(txn: Txn, place: bytes, leases: Leases | None, *, has_modes: bool = False) -> tuple[Holder, ...]:
     return tuple(
         Holder(
             session, _pid(txn, session), _when(lease.since), lease.token, _mode(lease.units) if has_modes else "",
             previous_holder_died=lease.is_inherited,
         )
-        for session, lease in pool.leases(txn, place)
+        for session, lease in (pool.leases(txn, place) if leases is None else _valid(txn, place, leases))
     )  # fmt: skip
+
+
+def _valid(txn: Txn, place: bytes, leases: Leases) -> list[tuple[int, pool.Lease]]:
+    """Those that are not of a pool which the name had before."""
+    found = pool.look(txn, place)
+    return [pair for pair in leases.get(place, ()) if found is not None and pair[1].born == found.born]
 
 
 def of_multilock(txn: Txn, names: tuple[Any, ...], keys: tuple[bytes, ...]) -> Statistics:
@@ -127,3 +166,138 @@ def of_multilock(txn: Txn, names: tuple[Any, ...], keys: tuple[bytes, ...]) -> S
         for held, some in grants.values()
     )  # fmt: skip
     return Statistics("multilock", names, holders, _waiting(txn, multilock.line(txn, keys)), len(names))
+
+
+def of_multilock_name(txn: Txn, name: Any, key: bytes) -> Statistics:
+    return of_multilock(txn, (name,), (key,))
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """A flag, and who waits for it."""
+
+    name: Any
+    is_set: bool
+    waiting: tuple[Waiting, ...]
+
+
+def of_event(txn: Txn, name: Any, key: bytes) -> EventStatistics:
+    line = waiters.line(txn, event.EVENTS + key)
+    return EventStatistics(name, event.is_set(txn, key), _waiting(txn, line))
+
+
+@dataclass(frozen=True, slots=True)
+class VariableStatistics:
+    """What a variable is like at one moment. `waiting`: for a first value or a turn to change it; `watchers`: for a
+    newer value, now (one that is busy with the last value is not counted)."""
+
+    name: Any
+    version: int
+    is_set: bool
+    size_bytes: int
+    waiting: int
+    watchers: int
+
+
+def of_variable(txn: Txn, name: Any, key: bytes) -> VariableStatistics:
+    found = variable.figures(txn, key)
+    size_bytes = 0 if found.seen is None else payload.size_bytes(txn, found.seen.data)
+    version = 0 if found.seen is None else found.seen.version
+    return VariableStatistics(name, version, version > 0, size_bytes, found.waiting, found.watchers)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterStatistics:
+    """What a counter is like at one moment. `adds`: how often was added since it was made or reset."""
+
+    name: Any
+    value: int
+    adds: int
+
+
+def of_counter(txn: Txn, name: Any, key: bytes) -> CounterStatistics:
+    found = counter.look(txn, key)
+    return CounterStatistics(name, found.value, found.adds)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """What is in a queue, and how many wait to get and to put."""
+
+    name: Any
+    size: int
+    maxsize: int
+    getters: int
+    putters: int
+
+
+def of_queue(txn: Txn, name: Any, key: bytes) -> QueueStatistics:
+    line = waiters.count(txn, queue.GETTERS + key), waiters.count(txn, queue.PUTTERS + key)
+    return QueueStatistics(name, queue.size(txn, key), queue.look(txn, key).maxsize, *line)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatistics:
+    """Messages are numbered from 0; those from `first` to before `end` are kept, until all who subscribe read them."""
+
+    name: Any
+    subscribers: int
+    first: int
+    end: int
+    kept: int
+
+
+def of_topic(txn: Txn, name: Any, key: bytes) -> TopicStatistics:
+    found = topic.look(txn, key)
+    return TopicStatistics(name, found.subscribers, found.first, found.end, found.end - found.first)
+
+
+STATES = {
+    values.PENDING: "pending",
+    values.FINISHED: "finished",
+    values.ERROR: "error",
+    values.CANCELLED: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FutureStatistics:
+    """A task or a value. One that is pending is "ready", "running" or "waiting" (for other tasks' results)."""
+
+    key: str
+    status: str
+    phase: str
+    """As `status`, but of a pending task what it is about to do."""
+    session: int | None
+    """Whose worker runs it; None if none does."""
+    pid: int | None
+    since: float | None
+    """When that worker took it (seconds since 1970), perhaps with others before it."""
+    missing: int
+    """How many results it waits for."""
+    retries: int
+    deaths: int
+    """How many workers died while they ran it."""
+    size_bytes: int
+    """What is stored of it; a large value is in a blob, and not counted."""
+    holders: int
+    """How many sessions, stored values and tasks keep it."""
+    waiting: tuple[Waiting, ...]
+
+
+def of_future(txn: Txn, key: str, oid: bytes) -> FutureStatistics:
+    found = values.look(txn, oid)
+    line = _waiting(txn, waiters.line(txn, values.OBJECTS + oid))
+    if found is None:
+        return FutureStatistics(key, "lost", "lost", None, None, None, 0, 0, 0, 0, 0, line)
+    state, size = STATES[found.state], len(found.data)
+    if found.state != values.PENDING:
+        return FutureStatistics(key, state, state, None, None, None, 0, 0, 0, size, found.holds, line)
+    recipe = tasks.RECIPE.unpack(found.data)
+    claim = tasks.claim_of(txn, oid)
+    session, since = (None, None) if claim is None else (claim[0], _when(claim[1]))
+    phase = "waiting" if recipe.missing else "ready" if claim is None else "running"
+    return FutureStatistics(
+        key, state, phase, session, None if session is None else _pid(txn, session), since, recipe.missing,
+        recipe.retries, recipe.deaths, size, found.holds, line,
+    )  # fmt: skip

@@ -48,9 +48,10 @@ class Recipe(Record, tag=1, frozen=True):
 
 
 class Claim(Record, tag=1, frozen=True):
-    """Tasks that one worker runs, one after the other."""
+    """Tasks that one worker runs, one after the other, and since when."""
 
     oids: tuple[bytes, ...]
+    since: float = 0.0
 
 
 class Done(NamedTuple):
@@ -125,6 +126,11 @@ def _count(txn: Txn, change: int) -> int:
     return ready
 
 
+def ready(txn: Txn) -> int:
+    """How many tasks stand in line for a worker, those included that were cancelled meanwhile."""
+    return _count(txn, 0)
+
+
 def _share(txn: Txn, limit: int) -> int:
     """How many tasks a worker may claim: no more than its part of what is ready."""
     if limit == 1:
@@ -138,7 +144,7 @@ def _wake_idle(txn: Txn, count: int) -> None:
 
 
 def claim(
-    txn: Txn, session: int, limit: int, waiter: Waiter | None
+    txn: Txn, session: int, limit: int, waiter: Waiter | None, now: float = 0.0
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
     """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
@@ -171,8 +177,46 @@ def claim(
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
-    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
+    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken), now)))
     return key, taken
+
+
+class Running(NamedTuple):
+    """The tasks of one claim: the first one runs, or is about to; `behind` so many come after it."""
+
+    session: int
+    oid: bytes
+    name: str
+    since: float
+    behind: int
+
+
+def running(txn: Txn, after: bytes, limit: int) -> tuple[list[Running], bytes]:
+    """What some workers run, behind the claim `after`; and the key of the last claim looked at, empty behind all."""
+    found, last = [], b""
+    for last, data in txn.scan(CLAIMS, after=after, limit=limit):
+        claim = CLAIM.unpack(data)
+        pending = [(oid, task) for oid in claim.oids if (task := values.look(txn, oid)) and task.state == PENDING]
+        if pending:
+            oid, task = pending[0]
+            recipe = RECIPE.unpack(task.data)
+            found.append(Running(session_of(last), oid, recipe.name, claim.since, len(pending) - 1))
+    return found, last
+
+
+def session_of(claimed: bytes) -> int:
+    """Whose claim that is."""
+    end = 2 + claimed[1] - 0x14
+    return int.from_bytes(claimed[2:end], "big")
+
+
+def claim_of(txn: Txn, oid: bytes) -> tuple[int, float] | None:
+    """Which session has claimed the task, and when. Looks at every claim in the hall: as many as threads that work."""
+    for key, data in txn.scan(CLAIMS):
+        claim = CLAIM.unpack(data)
+        if oid in claim.oids:
+            return session_of(key), claim.since
+    return None
 
 
 def doze(txn: Txn, waiter: Waiter, bell: int) -> bool:
@@ -194,9 +238,10 @@ def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
 
 def _strike(txn: Txn, claimed: bytes, data: bytes, over: set[bytes]) -> None:
     """Take tasks off the claim; it goes with its last one."""
-    rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in over)
+    claim = CLAIM.unpack(data)
+    rest = tuple(oid for oid in claim.oids if oid not in over)
     if rest:
-        txn.put(claimed, CLAIM.pack(Claim(rest)))
+        txn.put(claimed, CLAIM.pack(Claim(rest, claim.since)))
     else:
         txn.delete(claimed)
 

@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from types import CoroutineType
 from typing import Any
 
+from ...deadline import now
 from ...errors import StoreFull, Unpicklable
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
@@ -86,10 +87,10 @@ class Run:
         end: Done | None = None
         while (task := self._next(end)) is not None:
             end = run_task(self.host, *task)
-            now = time.perf_counter()
-            if now - told > BATCH_S:
+            ended = time.perf_counter()
+            if ended - told > BATCH_S:
                 self.tell(end)
-                end, told = None, now
+                end, told = None, ended
         self.tell()
         return (time.perf_counter() - began) / max(self.begun, 1)
 
@@ -193,7 +194,7 @@ class Worker:
             if is_helper and self._retires():
                 return
             try:
-                claimed = host.transact(tasks.claim, host.session, limit, None)
+                claimed = host.transact(tasks.claim, host.session, limit, None, now())
                 if isinstance(claimed, Answer):
                     limit = max(1, limit // 2)
                     claimed = self._await_task(is_helper)
@@ -216,7 +217,7 @@ class Worker:
         host = self.host
         waiter, bell = host.waiter(), host.bell()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter)
+            claimed = host.transact(tasks.claim, host.session, 1, waiter, now())
             if not isinstance(claimed, Answer):
                 return claimed
             if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
