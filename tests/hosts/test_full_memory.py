@@ -89,6 +89,17 @@ def test_everything_says_store_full_and_works_again_after_taking(small_hall: Hal
     lock.release()
 
 
+def test_a_hall_grows_again_when_others_free_its_file_system(small_home: Path, small_hall: Hall) -> None:
+    others = small_home / "of others"
+    with pytest.raises(OSError, match="No space"), open(others, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    small = fill(small_hall, "q")
+    others.unlink()
+    assert fill(small_hall, "q") > 100 > small
+    assert drain(small_hall, "q") > small + 100
+
+
 def test_a_lock_is_released_and_handed_on_while_memory_is_full(small_hall: Hall) -> None:
     hall = small_hall
     lock, ready = Lock("l", hall=hall), Event("r", hall=hall)

@@ -141,11 +141,13 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class StoreSeen:
-    """What the store takes. `room_bytes` is what its file system can still give it; `readers` look at it right now."""
+    """What the store takes, of its file, and what can still be written, with the room that its file system has.
+    `readers` look at it right now."""
 
     used_bytes: int
     file_bytes: int
     room_bytes: int
+    left_bytes: int
     is_in_memory: bool
     is_nearly_full: bool
     readers: int
@@ -321,7 +323,16 @@ def _blobs(hall: Looking) -> Blobs:
 
 def _store(hall: Looking) -> StoreSeen:
     usage = hall.usage()
-    return StoreSeen(*usage, sum(reader.transaction is not None for reader in hall.readers()))
+    readers = sum(reader.transaction is not None for reader in hall.readers())
+    return StoreSeen(
+        usage.used_bytes,
+        usage.file_bytes,
+        usage.room_bytes,
+        usage.left_bytes,
+        usage.is_in_memory,
+        usage.is_nearly_full,
+        readers,
+    )
 
 
 def _when(at: float) -> float | None:

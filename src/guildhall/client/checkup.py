@@ -14,9 +14,6 @@ from ..hosts.embedded import open_hall
 from ..hosts.observer import Looking, Observer, blob_files
 from ..primitives import sessions
 
-LOW_BYTES = 4 << 20
-"""A store that can grow by less than this is nearly full."""
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -132,8 +129,8 @@ def _readers(hall: Looking) -> Iterator[Finding]:
 
 def _room(hall: Looking) -> Iterator[Finding]:
     usage = hall.usage()
-    left = usage.room_bytes + usage.file_bytes - usage.used_bytes
-    if usage.is_nearly_full or left < LOW_BYTES:
-        gone = ", and its reserve is gone" if usage.is_nearly_full else ""
-        what = f"the store is nearly full: {usage.used_bytes} bytes used, {left} left for it{gone}"
-        yield Finding(hall.directory, "nearly-full", what, "take or delete something, or free its file system")
+    if usage.is_nearly_full:
+        gone = "" if usage.has_ballast else ", and its reserve is gone"
+        what = f"the store is nearly full: {usage.used_bytes} bytes used, {usage.left_bytes} left for it{gone}"
+        remedy = "take or delete something, or free its file system"
+        yield Finding(hall.directory, "nearly-full", what, remedy, can_fix=False)

@@ -14,7 +14,7 @@ from . import hall
 
 @dataclass(frozen=True, slots=True)
 class HallSeen:
-    """One hall of this user: how many sessions are alive in it, and what it takes. `problem` says why it is unusable."""
+    """One hall of this user: how many sessions are alive in it, what it takes, and, if it cannot be used, why."""
 
     name: str
     path: str
@@ -26,7 +26,8 @@ class HallSeen:
 
 def halls() -> list[HallSeen]:
     """All halls of this user that have a name or are private. Those at paths of their own cannot be found."""
-    return [_seen(directory) for directory in embedded.halls()]
+    found = [_seen(directory) for directory in embedded.halls()]
+    return [one for one in found if not one.problem or embedded.is_hall(one.path)]  # It may have gone meanwhile.
 
 
 def _seen(directory: str) -> HallSeen:

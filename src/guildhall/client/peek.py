@@ -70,6 +70,9 @@ class Shape:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._named[_short.repr(key)] = value
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Shape:
+        return _shape_class(repr(self))(*args, **kwargs)
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -80,14 +83,24 @@ class Shape:
         return f"{self._made_by}({', '.join(parts)}{f', ... {more} more' if more > 0 else ''})"
 
 
+def _shape_class(made_by: str) -> type[Shape]:
+    return type("Shape", (Shape,), {"_made_by": made_by})
+
+
+def _skeleton(constructor: Any, name: str, *rest: Any) -> type[Shape]:
+    """A class that travelled by value."""
+    return _shape_class(str(name))
+
+
 class _Reader(pickle.Unpickler):
     """Reads a pickle, and imports nothing that it names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _PLAIN.get(module, ()):
             return super().find_class(module, name)
-        made_by = "Future" if (module, name) == _FUTURE else f"{module}.{name}".removeprefix("builtins.")
-        return type(name, (Shape,), {"_made_by": made_by, "__module__": module})
+        if module == "cloudpickle.cloudpickle" and name.startswith("_make_skeleton"):
+            return _skeleton
+        return _shape_class("Future" if (module, name) == _FUTURE else f"{module}.{name}".removeprefix("builtins."))
 
     def persistent_load(self, pid: Any) -> Any:
         return pid

@@ -41,6 +41,8 @@ GROW_BYTES = 8 << 20
 BALLAST_BYTES = 512 << 10
 INSIST_BYTES = BALLAST_BYTES // 2
 """In a nearly full store, what must stay free also for those who insist; others leave twice the ballast."""
+LOW_BYTES = 4 << 20
+"""A store in which less than this can still be written is nearly full: somebody should be told."""
 DISK_MAP_BYTES = 64 << 30
 FORMAT = b"\x01f"
 """The key of the store's format, laid when it is made."""
@@ -61,14 +63,23 @@ class Usage(NamedTuple):
     """What a store takes of the room that it has, in bytes.
 
     `used` is in pages that hold something, of the `file`; the rest of the file is written before it grows. `room` is
-    what its file system can still give. A store `is_nearly_full` when it had to give up its ballast.
+    what its file system can still give. `has_ballast`: what it gives up when there is no room is there.
     """
 
     used_bytes: int
     file_bytes: int
     room_bytes: int
     is_in_memory: bool
-    is_nearly_full: bool
+    has_ballast: bool
+
+    @property
+    def left_bytes(self) -> int:
+        """What can still be written."""
+        return self.room_bytes + self.file_bytes - self.used_bytes
+
+    @property
+    def is_nearly_full(self) -> bool:
+        return self.left_bytes < LOW_BYTES
 
 
 class Reader(NamedTuple):
@@ -456,13 +467,12 @@ class LmdbStore:
         with self._ready():
             stat = self._env.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        system = os.statvfs(self.directory)
         return Usage(
             pages * stat["psize"],
             os.stat(os.path.join(self.directory, "data.mdb")).st_size,
-            system.f_bavail * system.f_frsize,
+            self._room_bytes(),
             self._in_memory,
-            not os.path.exists(os.path.join(self.directory, "ballast")),
+            os.path.exists(os.path.join(self.directory, "ballast")),
         )
 
     def readers(self) -> list[Reader]:
@@ -479,15 +489,22 @@ class LmdbStore:
 
     def restock(self) -> bool:
         """Lay the ballast again if there is room for it. Whether it is there."""
-        path = os.path.join(self.directory, "ballast")
         with self._guarded():
-            system = os.statvfs(self.directory)
-            if not os.path.exists(path) and system.f_bavail * system.f_frsize >= 2 * BALLAST_BYTES:
-                with suppress(OSError):
-                    _reserve(path, BALLAST_BYTES)
-                    return True
+            return self._lay_ballast()
+
+    def _lay_ballast(self) -> bool:
+        path = os.path.join(self.directory, "ballast")
+        if not os.path.exists(path) and self._room_bytes() >= 2 * BALLAST_BYTES:
+            try:
+                _reserve(path, BALLAST_BYTES)
+            except OSError:
                 self._drop_ballast()
-            return os.path.exists(path)
+        return os.path.exists(path)
+
+    def _room_bytes(self) -> int:
+        """What the file system can still give."""
+        system = os.statvfs(self.directory)
+        return system.f_bavail * system.f_frsize
 
     # -- space --------------------------------------------------------------------------------------------------------
 
@@ -523,6 +540,7 @@ class LmdbStore:
             for step in (max(GROW_BYTES, size // 4 & ~0xFFFFF), 1 << 20):
                 try:
                     _reserve(data, size + step)
+                    self._lay_ballast()
                     self._adopt()
                     self._counting = None
                     return
@@ -564,6 +582,8 @@ class LmdbStore:
     def _refuse_growth(self, txn: CountingTxn) -> None:
         """While nearly full, only what does not make the store larger is committed, until there is room again."""
         if txn.grown > 0 and not self._has_room():
+            if self._in_memory and self._room_bytes() >= GROW_BYTES // 4:
+                raise lmdb.MapFullError("others have freed their file system")
             raise _full(self.directory, None)
 
     def _has_room(self) -> bool:
