@@ -11,9 +11,10 @@ def main() -> NoReturn:
     try:
         from .tools import cli
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
             raise
-        print(f"guildhall: the command line needs {error.name}; pip install 'guildhall[cli]'", file=sys.stderr)
+        print(f"guildhall: the command line needs {missing}; pip install 'guildhall[cli]'", file=sys.stderr)
         sys.exit(2)
     sys.exit(cli.run())
 

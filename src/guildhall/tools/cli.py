@@ -51,9 +51,13 @@ def run(arguments: list[str] | None = None) -> int:
         with suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        answer = guildhall.main(arguments, "guildhall", standalone_mode=False)
+        # Not `main`, which makes of Ctrl-C and of a closed pipe what it likes.
+        with guildhall.make_context("guildhall", sys.argv[1:] if arguments is None else arguments) as context:
+            answer = guildhall.invoke(context)
         sys.stdout.flush()
         return answer if isinstance(answer, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
