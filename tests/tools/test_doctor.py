@@ -117,7 +117,7 @@ def test_a_killed_reader_is_found_and_its_slot_freed(hall_name: str, tmp_path: P
         stale = [one for one in findings(hall=hall_name) if one["kind"] == "stale-reader"]
         assert len(stale) == 1
         assert f"pid {pid}" in stale[0]["what"]
-        assert "old pages" in stale[0]["what"]
+        assert "keeps all since commit" in stale[0]["what"]
         run("doctor", "--fix", hall=hall_name)
         assert findings(hall=hall_name, code=0) == []
 

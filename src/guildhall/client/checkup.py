@@ -123,9 +123,7 @@ def _readers(hall: Looking) -> Iterator[Finding]:
     """Only those that died while they read: the slots of others cost nothing, and are used again."""
     for reader in hall.readers():
         if reader.transaction is not None and not os.path.exists(f"/proc/{reader.pid}"):
-            what = (
-                f"a reader of the store (pid {reader.pid}) died and keeps old pages, since commit {reader.transaction}"
-            )
+            what = f"a reader of the store (pid {reader.pid}) died; it keeps all since commit {reader.transaction}"
             yield Finding(hall.directory, "stale-reader", what, "clear its slot")
 
 
