@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import guildhall
 from guildhall import (
     Client,
+    Counter,
     Event,
     Hall,
     Lock,
@@ -44,6 +45,7 @@ def held(handle: Any, acquire: str = "acquire") -> Any:
 
 MAKERS: dict[str, Callable[[Hall, Any], Any]] = {
     "variable": lambda hall, name: Variable(name, hall=hall).set(1),
+    "counter": lambda hall, name: Counter(name, hall=hall).add(),
     "queue": lambda hall, name: Queue(name, hall=hall).put(1),
     "topic": lambda hall, name: Sub(name, hall=hall),
     "lock": lambda hall, name: held(Lock(name, hall=hall)),
