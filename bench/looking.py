@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import guildhall
@@ -22,6 +22,7 @@ ROUND_S = 3.0
 ROUNDS = 5
 THINGS = (10, 1000, 10_000)
 
+IDLE = ["-c", "import time; time.sleep(3600)"]
 BUSY = """
 import sys, time
 import guildhall
@@ -73,43 +74,41 @@ def fill(hall: Hall, count: int) -> list[object]:
     return kept
 
 
-def watchers(path: str) -> dict[str, Callable[[], list[str]]]:
+def watchers(path: str) -> dict[str, list[str]]:
     top = ["-m", "guildhall", "top", "--hall", path]
     return {
-        "nobody": lambda: [],
-        "top": lambda: [*top, "--every", "1"],
-        "top, ten times a second": lambda: [*top, "--every", "0.1"],
-        "snapshots without a pause": lambda: ["-c", SNAPSHOTS, path],
+        "nobody": [],
+        "top": [*top, "--every", "1"],
+        "top, ten times a second": [*top, "--every", "0.1"],
+        "snapshots without a pause": ["-c", SNAPSHOTS, path],
     }
 
 
-def compare(hall: Hall) -> None:
-    """Increments a second while each of the watchers looks, the rounds in turn."""
+def compare() -> None:
+    """Increments a second while each of the watchers looks at a hall of its own, the rounds in turn; and how large the
+    store's file grew."""
     rates: dict[str, list[float]] = {}
-    with running("-c", BUSY, hall.path):
-        time.sleep(1)
-        for _ in range(ROUNDS):
-            for name, command in watchers(hall.path).items():
-                if asked := command():
-                    with running(*asked):
-                        time.sleep(0.7)  # It has started.
-                        rates.setdefault(name, []).append(increments_per_s(hall))
-                else:
+    files: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name in watchers(""):
+            with guildhall.open() as hall:
+                kept = fill(hall, 100)
+                with running("-c", BUSY, hall.path), running(*(watchers(hall.path)[name] or IDLE)):
+                    time.sleep(1.5)  # They have started.
                     rates.setdefault(name, []).append(increments_per_s(hall))
+                    files.setdefault(name, []).append(hall.snapshot().store.file_bytes / 1e6)
+                del kept
     alone = statistics.median(rates["nobody"])
     for name, some in rates.items():
         rate = statistics.median(some)
-        print(f"| {name} | {rate:,.0f} | {rate / alone:.2f} |", flush=True)
+        print(f"| {name} | {rate:,.0f} | {rate / alone:.2f} | {statistics.median(files[name]):.1f} |", flush=True)
 
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians of {ROUNDS} rounds of {ROUND_S:g} s\n")
-    with guildhall.open() as hall:
-        kept = fill(hall, 100)
-        print("| who looks | increments/s of another process | of being alone |")
-        print("| --- | --- | --- |")
-        compare(hall)
-    del kept
+    print("| who looks | increments/s of another process | of being alone | file, MB |")
+    print("| --- | --- | --- | --- |")
+    compare()
     print("\n| things in the hall | snapshot, ms | us a thing |")
     print("| --- | --- | --- |")
     for count in THINGS:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
-from faults import Child
+from faults import Child, eventually
 
 import guildhall
 from guildhall import HallDamaged, HallRefused, Lock, Misuse, NoHall, Queue, Variable
@@ -90,6 +93,36 @@ def test_an_observer_follows_a_store_that_grows(tmp_path: Path, hall_name: str) 
             assert seen.snapshot().store.file_bytes > 20_000_000
             writer.communicate(b"\n")
             assert seen.snapshot().sessions == ()
+
+
+LOOK_ON = """
+import guildhall, sys
+with guildhall.observe(sys.argv[1]) as seen:
+    print(flush=True)
+    while True:
+        seen.snapshot()
+"""
+
+
+def test_who_is_suspended_while_looking_keeps_nothing(hall_name: str) -> None:
+    """Ctrl-Z waits until the read is over: a reader that sleeps would make the store grow."""
+    with guildhall.open(hall_name) as hall:
+        for number in range(1, 50):
+            Variable(number, hall=hall).set(number)
+        looking = subprocess.Popen([sys.executable, "-c", LOOK_ON, hall_name], stdout=subprocess.PIPE)
+        assert looking.stdout is not None
+        looking.stdout.readline()
+        try:
+            for _ in range(40):
+                looking.send_signal(signal.SIGTSTP)
+                assert eventually(lambda: psutil.Process(looking.pid).status() == psutil.STATUS_STOPPED)
+                reading = [one for one in hall.host.readers() if one.pid == looking.pid and one.transaction]
+                assert reading == []
+                looking.send_signal(signal.SIGCONT)
+                time.sleep(0.003)
+        finally:
+            looking.kill()
+            looking.communicate()
 
 
 def test_threads_look_while_others_join_and_leave(tmp_path: Path) -> None:

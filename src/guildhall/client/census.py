@@ -38,9 +38,9 @@ from ..store.keys import name_of
 from .handles import statistics
 
 PAGE = 32
-"""So many things are looked at in one transaction. With what is stored in them, some 100 us."""
+"""So many keys are looked at in one transaction."""
 FEW = 8
-"""So many tasks' or values' records, which may have 64 KiB each."""
+"""So many things, of which each takes 10 us, or records of tasks and values, which may have 64 KiB each."""
 MANY = 1 << 40
 
 
@@ -217,8 +217,8 @@ def things(hall: Looking, kind: Kind, leases: statistics.Leases) -> Iterator[Thi
     """All things of the kind, in the order of their names as they are stored."""
     of = partial(kind.of, leases=leases) if kind.has_leases else kind.of
     names = sorted({name for prefix in (kind.region, *kind.awaited) for name in _names(hall, prefix)})
-    for at in range(0, len(names), PAGE):
-        some = names[at : at + PAGE]
+    for at in range(0, len(names), FEW):
+        some = names[at : at + FEW]
         for name, seen in zip(some, hall.read(census.each, of, some)):
             yield Thing(kind.word, name_of(name), seen)
 

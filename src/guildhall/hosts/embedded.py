@@ -257,6 +257,7 @@ class EmbeddedHost:
         began = time.monotonic()
         if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
             self.bury_dead()
+            self._opened().clear_readers()  # Who only looks into the hall has no session that could be buried.
 
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
@@ -276,6 +277,7 @@ class EmbeddedHost:
         ]
         if dead and self._store is not None:
             self._store.rouse()
+            self._store.clear_readers()
         for number in dead:
             self.transact(self._bury_one, number)
             self._sweep_traces(number)

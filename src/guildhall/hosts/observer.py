@@ -8,6 +8,7 @@ the first one tells.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -79,6 +80,15 @@ class _Outside:
             self._close_members()
             raise
 
+    def read(self, op: Callable[..., T], *args: Any) -> T:
+        """A reader that is held up keeps pages of the store: so we begin when it is our turn, and Ctrl-Z waits."""
+        os.sched_yield()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        try:
+            return self.store.read(op, *args)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def is_alive(self, session: int) -> bool:
         return self._members is not None and self._members.is_alive(session)
 
@@ -131,7 +141,7 @@ class Observer:
             self._open_eyes()
 
     def read(self, op: Callable[..., T], *args: Any) -> T:
-        return self._look(lambda host: host.read(op, *args), lambda eyes: eyes.store.read(op, *args))
+        return self._look(lambda host: host.read(op, *args), lambda eyes: eyes.read(op, *args))
 
     def is_alive(self, session: int) -> bool:
         return self._look(lambda host: host.is_alive(session), lambda eyes: eyes.is_alive(session))

@@ -511,7 +511,8 @@ class LmdbStore:
     def _recover(self, error: lmdb.Error) -> None:
         """Make room or adopt what others made, so that the op can run again; raise if there is none."""
         if isinstance(error, lmdb.MapFullError):
-            self._grow()
+            if not self._env.reader_check():  # One that was killed keeps all that was given up since.
+                self._grow()
         elif isinstance(error, lmdb.MapResizedError):
             with self._guarded():
                 self._adopt()
