@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,14 +18,20 @@ from hypothesis import strategies as st
 
 import guildhall
 from guildhall import (
+    Barrier,
     Client,
+    Condition,
     Counter,
+    Election,
     Event,
     Hall,
+    Latch,
     Lock,
+    Misuse,
     MultiLock,
     Pub,
     Queue,
+    RateLimiter,
     RLock,
     RWLock,
     Semaphore,
@@ -43,6 +50,23 @@ def held(handle: Any, acquire: str = "acquire") -> Any:
     return handle
 
 
+def counted(latch: Latch) -> Latch:
+    latch.count_down()
+    return latch
+
+
+def waited(condition: Condition) -> Condition:
+    """Somebody waits at it, as long as the hall is there."""
+
+    def wait() -> None:
+        with suppress(Misuse), condition:
+            condition.wait(2)
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert eventually(lambda: condition.statistics().waiting == 1)
+    return condition
+
+
 MAKERS: dict[str, Callable[[Hall, Any], Any]] = {
     "variable": lambda hall, name: Variable(name, hall=hall).set(1),
     "counter": lambda hall, name: Counter(name, hall=hall).add(),
@@ -54,6 +78,11 @@ MAKERS: dict[str, Callable[[Hall, Any], Any]] = {
     "multilock": lambda hall, name: held(MultiLock([name], hall=hall)),
     "semaphore": lambda hall, name: held(Semaphore(name, 2, hall=hall)),
     "event": lambda hall, name: Event(name, hall=hall).set(),
+    "barrier": lambda hall, name: Barrier(name, 3, hall=hall).abort(),
+    "latch": lambda hall, name: counted(Latch(name, 3, hall=hall)),
+    "condition": lambda hall, name: waited(Condition(name, Lock(f"of {name!r}", hall=hall), hall=hall)),
+    "election": lambda hall, name: held(Election(name, hall=hall), "campaign"),
+    "rate-limiter": lambda hall, name: held(RateLimiter(name, 5, hall=hall)),
 }
 NAMES = ["x", "y", ("x", 1), b"x", 7, "\0", "ünï"]
 
@@ -90,15 +119,18 @@ def test_what_is_only_waited_for_is_seen(hall: Hall) -> None:
         lambda: Variable("v", hall=hall).get(),
         lambda: Event("e", hall=hall).wait(),
         lambda: Queue("q", hall=hall).get(),
+        lambda: Lock("l", hall=hall).acquire(),
     ]
+    lock = held(Lock("l", hall=hall))
     began = time.time()
     threads = [threading.Thread(target=wait, daemon=True) for wait in waits]
     for thread in threads:
         thread.start()
     try:
-        assert eventually(lambda: set(hall.snapshot().things) == {"variable", "event", "queue"})
-        assert eventually(lambda: len(Event("e", hall=hall).statistics().waiting) == 1)
-        (waiter,) = Event("e", hall=hall).statistics().waiting
+        assert eventually(lambda: set(hall.snapshot().things) == {"variable", "event", "queue", "lock"})
+        assert eventually(lambda: Event("e", hall=hall).statistics().waiting == 1)
+        assert eventually(lambda: len(lock.statistics().waiting) == 1)
+        (waiter,) = lock.statistics().waiting
         assert waiter.pid == os.getpid()
         assert waiter.since is not None
         assert began - 1 < waiter.since <= time.time()
@@ -106,6 +138,7 @@ def test_what_is_only_waited_for_is_seen(hall: Hall) -> None:
         Variable("v", hall=hall).set(1)
         Event("e", hall=hall).set()
         Queue("q", hall=hall).put(1)
+        lock.release()
     for thread in threads:
         thread.join(10)
 

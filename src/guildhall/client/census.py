@@ -17,9 +17,14 @@ from .. import deadline
 from ..engine.local import tasks
 from ..hosts.observer import Looking, blob_files
 from ..primitives import (
+    barrier,
     census,
+    condition,
     counter,
+    election,
     event,
+    latch,
+    limiter,
     lock,
     multilock,
     pool,
@@ -71,6 +76,11 @@ KINDS = (
     Kind("multilock", multilock.MULTILOCKS, statistics.of_multilock_name, (multilock.REQUESTED,)),
     Kind("semaphore", semaphore.SEMAPHORES, statistics.of_semaphore, has_leases=True),
     Kind("event", event.EVENTS, statistics.of_event, (LINES + event.EVENTS,)),
+    Kind("barrier", barrier.BARRIERS, statistics.of_barrier),
+    Kind("latch", latch.LATCHES, statistics.of_latch),
+    Kind("condition", condition.CONDITIONS, statistics.of_condition, (LINES + condition.CONDITIONS,)),
+    Kind("election", election.ELECTIONS, statistics.of_election, (LINES + election.WATCHERS,)),
+    Kind("rate-limiter", limiter.LIMITS, statistics.of_limiter),
 )
 BY_WORD = {kind.word: kind for kind in KINDS}
 
@@ -285,11 +295,11 @@ def _sessions(
 def _running(hall: Looking, pids: Mapping[int, int]) -> Iterator[RunningTask]:
     after = b""
     while True:
-        some, after = hall.read(tasks.running, after, PAGE)
+        some, after = hall.read(tasks.at_work, after, PAGE)
         if not after:
             return
         for one in some:
-            key = f"{one.name}-{one.oid.hex()}"
+            key = f"{one.name}-{one.oid.hex()}" if one.key is None else one.key.decode("utf-8", "surrogatepass")
             yield RunningTask(key, one.name, one.session, pids.get(one.session), _when(one.since), one.behind)
 
 

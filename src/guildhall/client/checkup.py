@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..engine.local import tasks
+from ..engine.local import inbox
 from ..errors import Broken
 from ..hosts import embedded
 from ..hosts.embedded import open_hall
@@ -49,7 +49,7 @@ def examine_leftovers() -> list[Finding]:
 
 def repair(directory: str) -> None:
     """Do what can be done. Raises what joining a hall raises."""
-    host = open_hall(directory, role="doctor", estates=(tasks.bury,))
+    host = open_hall(directory, role="doctor", estates=(inbox.bury_worker,))
     try:
         host.bury_dead()
         for blob in _orphans(host):

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from ..engine.local import tasks
+from ..engine.local import inbox
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current, embedded
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
@@ -106,15 +106,15 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
             f"hall {name!r:.60}: it lives in memory; for durable=True give a path such as './{name or 'state'}'"
         )
     if name is None:
-        return Hall(open_hall(private_directory(), estates=(tasks.bury,), is_private=True))
+        return Hall(open_hall(private_directory(), estates=(inbox.bury_worker,), is_private=True))
     text = _text(name)
     if is_path:
-        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))
+        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(inbox.bury_worker,)))
     if text.startswith((".", PRIVATE)) or len(text) > 100:
         raise Misuse(
             f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
         )
-    return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(tasks.bury,)))
+    return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(inbox.bury_worker,)))
 
 
 PRIVATE = "private-"
@@ -136,7 +136,7 @@ def observe(name: str | os.PathLike[str]) -> ObservedHall:
 
 def join(directory: str, role: str) -> Hall:
     """A hall that is there, private or not, joined in a role that others see."""
-    return Hall(open_hall(directory, role=role, estates=(tasks.bury,)))
+    return Hall(open_hall(directory, role=role, estates=(inbox.bury_worker,)))
 
 
 def remove(name: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -13,7 +13,14 @@ from .statistics import EventStatistics, of_event
 
 
 class Event(Handle):
-    """A flag to wait for, as `threading.Event`, across processes."""
+    """A flag to wait for, as `threading.Event`, across processes.
+
+        ready = Event("ready")
+        ready.wait(timeout=10)       # True when somebody called `Event("ready").set()`, also if it was cleared at once
+
+    It stays up until `clear`, also when the process that raised it has died. If you stop waiting, nothing is left
+    behind. For a count of things that must have happened there is `Latch`; for a value to come, `Variable`.
+    """
 
     _kind = "event"
 

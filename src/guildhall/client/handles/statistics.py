@@ -13,8 +13,13 @@ from typing import Any
 from ... import deadline
 from ...engine.local import payload, tasks
 from ...primitives import (
+    barrier,
+    condition,
     counter,
+    election,
     event,
+    latch,
+    limiter,
     lock,
     multilock,
     pool,
@@ -174,16 +179,109 @@ def of_multilock_name(txn: Txn, name: Any, key: bytes) -> Statistics:
 
 @dataclass(frozen=True, slots=True)
 class EventStatistics:
-    """A flag, and who waits for it."""
+    """An event at one moment."""
 
     name: Any
     is_set: bool
-    waiting: tuple[Waiting, ...]
+    waiting: int
 
 
 def of_event(txn: Txn, name: Any, key: bytes) -> EventStatistics:
-    line = waiters.line(txn, event.EVENTS + key)
-    return EventStatistics(name, event.is_set(txn, key), _waiting(txn, line))
+    return EventStatistics(name, event.is_set(txn, key), waiters.count(txn, event.EVENTS + key))
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierStatistics:
+    """A barrier at one moment. `trips`: how often all parties went on; `broken`: why it is broken, "" if it is not."""
+
+    name: Any
+    parties: int
+    waiting: int
+    trips: int
+    broken: str
+
+
+def of_barrier(txn: Txn, name: Any, key: bytes) -> BarrierStatistics:
+    found = barrier.seen(txn, key) or barrier.Barrier(0)
+    return BarrierStatistics(name, found.parties, found.waiting, found.trips, found.broken)
+
+
+@dataclass(frozen=True, slots=True)
+class LatchStatistics:
+    """A latch at one moment."""
+
+    name: Any
+    count: int
+    left: int
+    waiting: int
+
+
+def of_latch(txn: Txn, name: Any, key: bytes) -> LatchStatistics:
+    found = latch.seen(txn, key) or latch.Latch(0, 0)
+    return LatchStatistics(name, found.count, found.left, waiters.count(txn, latch.LATCHES + key))
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionStatistics:
+    """A condition at one moment. `waiting`: how many wait to be notified."""
+
+    name: Any
+    lock: Any
+    is_locked: bool
+    waiting: int
+
+
+def of_condition(txn: Txn, name: Any, key: bytes) -> ConditionStatistics:
+    line = waiters.line(txn, condition.CONDITIONS + key)
+    if not line:
+        return ConditionStatistics(name, None, False, 0)
+    place = condition.SLEEPER.unpack(line[0][1]).lock
+    return ConditionStatistics(name, name_of(place[1:]), txn.get(place) is not None, len(line))
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionStatistics:
+    """An election at one moment. `term`, `session` and `pid` of the leader are None while nobody leads."""
+
+    name: Any
+    term: int | None
+    session: int | None
+    pid: int | None
+    candidates: int
+    watchers: int
+
+
+def of_election(txn: Txn, name: Any, key: bytes) -> ElectionStatistics:
+    found = election.look(txn, key)
+    return ElectionStatistics(
+        name,
+        None if found is None else found.term,
+        None if found is None else found.session,
+        None if found is None else _pid(txn, found.session),
+        waiters.count(txn, election.ELECTIONS + key),
+        waiters.count(txn, election.WATCHERS + key),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimiterStatistics:
+    """A rate limiter at one moment. `gone`: units that were let go so far; `queued`: units that are waited for."""
+
+    name: Any
+    rate: int
+    per_s: float
+    burst: int | None
+    gone: int
+    queued: int
+    waiting: int
+
+
+def of_limiter(txn: Txn, name: Any, key: bytes) -> RateLimiterStatistics:
+    waiting = waiters.count(txn, limiter.LIMITS + key)
+    found = limiter.seen(txn, key) or limiter.Limit(0, 0, 0, "")
+    return RateLimiterStatistics(
+        name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
+    )
 
 
 @dataclass(frozen=True, slots=True)
