@@ -44,12 +44,12 @@ LAYERS = (
     Layer("hosts", ("hosts",), (*ALL[:3], "primitives.op", "primitives.sessions")),
     Layer("engine", ("engine",), ALL[:5]),
     Layer("client", ("client", "aio"), ALL[:6]),
-    Layer("tools", ("tools",), ("client", "errors", "public names")),
+    Layer("tools", ("tools", "__main__"), ("client", "errors", "public names")),
     Layer("public names", ("",), ALL),
     Layer("testing", ("testing",), ALL),
 )
 ONE_PLACE = ("lmdb", "distributed", "ray")
-LATE = ("distributed", "ray", "asyncio", "numpy", "psutil", "lmdb", "msgspec", "cloudpickle")
+LATE = ("distributed", "ray", "asyncio", "numpy", "psutil", "lmdb", "msgspec", "cloudpickle", "click", "rich")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from .client.futures import fire_and_forget as fire_and_forget
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
+    from .client.hall import ObservedHall as ObservedHall
+    from .client.hall import observe as observe
     from .client.hall import open as open
+    from .client.hall import remove as remove
     from .client.handles import Barrier as Barrier
     from .client.handles import Condition as Condition
     from .client.handles import Counter as Counter
@@ -76,7 +79,7 @@ _HOMES = {
     "client.completion": ("as_completed",),
     "client.futures": ("Future", "fire_and_forget", "wait"),
     "client.seceding": ("rejoin", "secede", "worker_client"),
-    "client.hall": ("Hall", "open"),
+    "client.hall": ("Hall", "ObservedHall", "observe", "open", "remove"),
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",

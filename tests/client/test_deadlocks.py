@@ -256,7 +256,7 @@ def test_a_reader_that_wants_to_write_and_a_reader_behind_a_writer(hall: Hall) -
         writer = threading.Thread(target=lambda: got.append(RWLock("w").acquire_write()), daemon=True)
         writer.start()
         assert eventually(lambda: RWLock("w").statistics().waiting)
-        assert eventually(lambda: any(bell for (_, _, bell), _ in hall.host.read(waiters.line, RWLock("w")._place)))
+        assert eventually(lambda: any(one.bell for one, _ in hall.host.read(waiters.line, RWLock("w")._place)))
         with pytest.raises(DeadlockError, match=r"\(to read\): behind session"):
             RWLock("w").acquire_read()
     writer.join(5)

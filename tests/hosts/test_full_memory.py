@@ -92,6 +92,40 @@ def test_everything_says_store_full_and_works_again_after_taking(small_hall: Hal
     lock.release()
 
 
+READER = """
+import guildhall, signal
+hall = guildhall.{way}
+look = getattr(hall, "looking", None) or hall.host
+look.read(lambda txn: (print("ready", flush=True), signal.pause()))
+"""
+
+
+@pytest.mark.parametrize("way", ["observe", "open"])
+def test_a_reader_that_was_killed_does_not_make_the_store_grow(hall_name: str, tmp_path: Path, way: str) -> None:
+    """LMDB keeps every page that a reader might look at, and does not know by itself that one is dead."""
+    with guildhall.open(hall_name) as hall:
+        variable = Variable("v", hall=hall)
+        variable.set(0)
+        reader = script(READER.format(way=f"{way}({hall_name!r})"), tmp_path)
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        reader.kill()
+        reader.communicate()
+        for number in range(20_000):
+            variable.set(number)
+        assert hall.snapshot().store.file_bytes < 12 << 20
+
+
+def test_a_hall_grows_again_when_others_free_its_file_system(small_home: Path, small_hall: Hall) -> None:
+    others = small_home / "of others"
+    taken = os.statvfs(small_home)
+    others.write_bytes(bytes(taken.f_bavail * taken.f_frsize))
+    small = fill(small_hall, "q")
+    others.unlink()
+    assert fill(small_hall, "q") > 100 > small
+    assert drain(small_hall, "q") > small + 100
+
+
 def test_a_lock_is_released_and_handed_on_while_memory_is_full(small_hall: Hall) -> None:
     hall = small_hall
     lock, ready = Lock("l", hall=hall), Event("r", hall=hall)

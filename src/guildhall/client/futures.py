@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import takewhile
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .. import deadline
 from ..deadline import Timeout
@@ -24,6 +24,9 @@ from . import drive
 from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
+
+if TYPE_CHECKING:
+    from .handles.statistics import FutureStatistics
 
 _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: "cancelled"}
 
@@ -90,6 +93,12 @@ class Future:
         """End it as cancelled, unless it has ended. A task that runs goes on and its result is dropped; `force`
         interrupts it, at once if it sleeps or waits."""
         cancel([self], force)
+
+    def statistics(self) -> FutureStatistics:
+        """What is known of it now: who runs it since when, what it waits for, who waits for it."""
+        from .handles.statistics import of_future  # Here: with it come all handles.
+
+        return self._host.read(of_future, self.key, self._oid)
 
     # -- results ------------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,20 @@
-"""Opening a hall, and finding the one that is meant."""
+"""Opening a hall, looking into one, removing one, and finding the one that is meant."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
 
 from ..engine.local import inbox
 from ..errors import Misuse, NoHall, WrongType
-from ..hosts import current
+from ..hosts import current, embedded
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
 from ..store.keys import pack_name
+
+if TYPE_CHECKING:
+    from ..hosts.observer import Observer
+    from .census import Snapshot
 
 
 class Hall:
@@ -31,6 +36,15 @@ class Hall:
         """The hall's directory."""
         return self._host.directory
 
+    def snapshot(self) -> Snapshot:
+        """All that is in the hall now: sessions, tasks, every named thing with its statistics, the room it takes.
+
+        Reads only, in many short steps, so that nobody waits for it; `as_dict()` of it is ready for JSON.
+        """
+        from .census import take  # Here and not above: nobody pays for it who does not look.
+
+        return take(self.host)
+
     def close(self) -> None:
         """Leave the hall. What this process holds in it is given back, when its last opener closes. Twice is once."""
         if self._is_open:
@@ -48,6 +62,37 @@ class Hall:
         return f"<Hall {self._host.directory} {state}>"
 
 
+class ObservedHall:
+    """A hall that this process looks into and is not in. A context manager; `close` ends it."""
+
+    def __init__(self, looking: Observer) -> None:
+        self.looking = looking
+
+    @property
+    def path(self) -> str:
+        """The hall's directory."""
+        return self.looking.directory
+
+    def snapshot(self) -> Snapshot:
+        """As `Hall.snapshot`."""
+        from .census import take
+
+        return take(self.looking)
+
+    def close(self) -> None:
+        """Look no more. Twice is once."""
+        self.looking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ObservedHall {self.path}>"
+
+
 def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -> Hall:
     """The hall of that name ("jobs": in shared memory) or at that path ("./state": on disk); made if it is not there.
 
@@ -55,23 +100,91 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
     at a path: every commit is on disk before the call returns. Raises HallRefused for a directory that is not safe to
     use, StoreFull when there is no room.
     """
-    is_path = isinstance(name, os.PathLike) or (isinstance(name, str) and "/" in name)
+    is_path = _is_path(name)
     if durable and not is_path:
         raise Misuse(
             f"hall {name!r:.60}: it lives in memory; for durable=True give a path such as './{name or 'state'}'"
         )
     if name is None:
         return Hall(open_hall(private_directory(), estates=(inbox.bury_worker,), is_private=True))
-    text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
+    text = _text(name)
     if is_path:
         return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(inbox.bury_worker,)))
-    if text.startswith((".", "private-")) or len(text) > 100:
+    if text.startswith((".", PRIVATE)) or len(text) > 100:
         raise Misuse(
             f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
         )
     return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(inbox.bury_worker,)))
+
+
+PRIVATE = "private-"
+"""How the names of halls begin that belong to one client."""
+
+
+def observe(name: str | os.PathLike[str]) -> ObservedHall:
+    """Look into the hall of that name or at that path, also a private one, without joining it: nobody notices.
+
+        with guildhall.observe("jobs") as hall:
+            print(hall.snapshot().sessions)
+
+    Raises NoHall if there is none, and what `open` raises for one that cannot be used.
+    """
+    from ..hosts.observer import Observer
+
+    return ObservedHall(Observer(directory_of(name)))
+
+
+def join(directory: str, role: str) -> Hall:
+    """A hall that is there, private or not, joined in a role that others see."""
+    return Hall(open_hall(directory, role=role, estates=(inbox.bury_worker,)))
+
+
+def remove(name: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Remove the hall of that name or at that path, with all that is in it.
+
+    Raises Misuse while sessions are alive in it. With `force` it is gone all the same: they go on in what nobody else
+    finds any more, and a hall that is opened under the name is another one. Raises NoHall if there is none.
+    """
+    directory = directory_of(name)
+    if force:
+        embedded.remove_hall(directory)
+        is_gone = not embedded.is_hall(directory)
+    else:
+        is_gone = embedded.remove_unused(directory)
+    if not is_gone:
+        raise Misuse(f"hall {directory}: {_who_is_in(directory)}; end them first, or remove it with force=True")
+
+
+def _who_is_in(directory: str) -> str:
+    with suppress(OSError), observe(directory + "/") as hall:
+        alive = [one for one in hall.snapshot().sessions if one.is_alive]
+        if alive:
+            named = ", ".join(f"{one.number} (pid {one.pid}, {one.role})" for one in alive[:5])
+            return f"{len(alive)} sessions are alive in it: {named}{', ...' if len(alive) > 5 else ''}"
+    return "somebody is in it, or it cannot be renamed"
+
+
+def directory_of(name: str | os.PathLike[str]) -> str:
+    """Where the hall of that name or at that path is. Raises NoHall if there is none."""
+    text = _text(name)
+    if _is_path(name):
+        found: str | None = os.path.realpath(text)
+    else:
+        found = embedded.find(text)
+    if found is None or not embedded.is_hall(found):
+        raise NoHall(f"hall {text!r:.200}: there is none; `guildhall ls` lists those that there are")
+    return found
+
+
+def _is_path(name: Any) -> bool:
+    return isinstance(name, os.PathLike) or (isinstance(name, str) and "/" in name)
+
+
+def _text(name: Any) -> str:
+    text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
+    return text
 
 
 def host_of(given: Any) -> EmbeddedHost:

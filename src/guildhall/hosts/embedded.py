@@ -16,14 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from .. import deadline
 from ..errors import Broken, GuildhallError, HallDamaged, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
-from ..store.lmdb import LmdbStore, was_undone
+from ..store.lmdb import LmdbStore, Reader, Usage, was_undone
 from ..store.transaction import Waiter
 from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
@@ -31,6 +31,7 @@ from .marks import Lane, Marks
 from .marks import read as read_marks
 
 T = TypeVar("T")
+Eyes = TypeVar("Eyes", bound="Observing")
 
 ROOM_BYTES = 32 << 20
 """Shared memory with less room than this is passed over for the temporary directory."""
@@ -46,8 +47,17 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "
 _MEMORY = {"tmpfs", "ramfs"}
 
 _hosts: dict[tuple[int, int], EmbeddedHost] = {}
+_observers: dict[tuple[int, int], Observing] = {}
+"""What looks into halls that this process is not in: two environments of one store in a process would be refused."""
 _hosts_gate = threading.RLock()
 """Held while a hall is opened or closed: a process has one environment and one descriptor of a members file."""
+
+
+class Observing(Protocol):
+    """What looks into a hall without being in it."""
+
+    def close(self) -> None:
+        """Let go of the hall, whose host in this process is to be asked from now on."""
 
 
 class EmbeddedHost:
@@ -114,7 +124,7 @@ class EmbeddedHost:
             session = self.insist(sessions.number)
             self._members.enter(session)
             self._marks = Marks(self._marks_path(session), session)
-            self.insist(sessions.join, Session(session, self._pid, self.role))
+            self.insist(sessions.join, Session(session, self._pid, self.role, deadline.now()))
             self._session = session
             self._mark = forks.mark()  # Last: other threads take the mark for a session that may be used.
             self._is_joining = False
@@ -130,7 +140,7 @@ class EmbeddedHost:
     def _open_store(self) -> LmdbStore:
         return LmdbStore(
             self.directory,
-            in_memory=filesystem(self.directory) in _MEMORY,
+            in_memory=is_in_memory(self.directory),
             durable=self._durable,
             ring=lambda waiter: self._ringer.ring(waiter),  # A forked child has a ringer of its own.
             remove=self.remove_blob,
@@ -279,7 +289,7 @@ class EmbeddedHost:
 
     def waiter(self, bell: Bell | None = None) -> Waiter:
         """An identity for one wait: that the bell wakes, or that is still awake."""
-        return Waiter(self.session, next(self._numbers), 0 if bell is None else bell.number)
+        return Waiter(self.session, next(self._numbers), 0 if bell is None else bell.number, deadline.now())
 
     def bell(self) -> Bell:
         """A bell to be woken by. Give it back with `done`."""
@@ -314,6 +324,7 @@ class EmbeddedHost:
         began = time.monotonic()
         if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
             self.bury_dead()
+            self._opened().clear_readers()  # Who only looks into the hall has no session that could be buried.
 
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
@@ -333,6 +344,7 @@ class EmbeddedHost:
         ]
         if dead and self._store is not None:
             self._store.rouse()
+            self._store.clear_readers()
         for number in dead:
             self.transact(self._bury_one, number)
             self._sweep_traces(number)
@@ -358,6 +370,32 @@ class EmbeddedHost:
     def new_object(self) -> bytes:
         """A fresh object id."""
         return object_id(self.session, next(self._numbers))
+
+    # -- looking at the hall itself -----------------------------------------------------------------------------------
+
+    def is_alive(self, session: int) -> bool:
+        """Whether the process of the session is there."""
+        return session == self.session or self._members.is_alive(session)
+
+    def revision(self) -> int:
+        """The number of a commit that every read which begins from now on sees."""
+        return self._opened().revision()
+
+    def usage(self) -> Usage:
+        return self._opened().usage()
+
+    def readers(self) -> list[Reader]:
+        return self._opened().readers()
+
+    def tidy(self) -> int:
+        """Free what dead readers keep, and lay the ballast again if there is room. How many readers were dead."""
+        cleared = self._opened().clear_readers()
+        self._opened().restock()
+        return cleared
+
+    def _opened(self) -> LmdbStore:
+        assert self._store is not None, "a host has a store from its joining on"
+        return self._store
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 
@@ -436,6 +474,11 @@ def filesystem(path: str) -> str:
     return kind
 
 
+def is_in_memory(directory: str) -> bool:
+    """Whether it is on a memory file system."""
+    return filesystem(directory) in _MEMORY
+
+
 def home(name: str | None = None) -> str:
     """Where halls with a name live: shared memory when there is room, else the temporary directory.
 
@@ -457,11 +500,47 @@ def _home_in(root: str) -> str:
 def _found(name: str | None) -> str | None:
     """The home that has a hall of that name."""
     if name is not None:
-        for root in ("/dev/shm", ""):
-            path = _home_in(root or _temporary())
-            if os.path.exists(os.path.join(path, name, "data.mdb")):
+        for path in _usual_homes():
+            if is_hall(os.path.join(path, name)):
                 return path
     return None
+
+
+def _usual_homes() -> Iterator[str]:
+    yield _home_in("/dev/shm")
+    yield _home_in(_temporary())
+
+
+def homes() -> list[str]:
+    """Where halls with a name are looked for: those of the possible places that are there and can be trusted."""
+    given = os.environ.get("GUILDHALL_HOME")
+    found = []
+    for path in [_home_in(given)] if given else _usual_homes():
+        with suppress(OSError):
+            _trust(path)
+            found.append(os.path.realpath(path))
+    return list(dict.fromkeys(found))
+
+
+def find(name: str) -> str | None:
+    """The directory of the hall of that name, private ones included; None if there is none."""
+    for root in homes():
+        if not name.startswith(".") and is_hall(os.path.join(root, name)):
+            return os.path.join(root, name)
+    return None
+
+
+def halls() -> Iterator[str]:
+    """The directories of all halls with a name and of private ones, whether anybody is in them or not."""
+    for root in homes():
+        for name in sorted(os.listdir(root)):
+            if not name.startswith(".") and is_hall(os.path.join(root, name)):
+                yield os.path.join(root, name)
+
+
+def is_hall(directory: str) -> bool:
+    """Whether a hall was made there."""
+    return os.path.exists(os.path.join(directory, "data.mdb"))
 
 
 def _has_room() -> bool:
@@ -518,7 +597,7 @@ def _make(directory: str) -> None:
             os.mkdir(os.path.join(aside, name), 0o700)
         with open(os.path.join(aside, "namespace"), "w") as file:
             file.write(_pid_namespace())
-        LmdbStore.create(aside, in_memory=filesystem(aside) in _MEMORY)
+        LmdbStore.create(aside, in_memory=is_in_memory(aside))
         with suppress(FileExistsError):
             os.rename(aside, directory)
             return
@@ -536,6 +615,12 @@ def _pid_namespace() -> str:
         return ""
 
 
+def key_of(directory: str) -> tuple[int, int]:
+    """What tells the hall at the directory from every other one, also from a later one at the same place."""
+    stat = os.stat(directory)
+    return stat.st_dev, stat.st_ino
+
+
 def open_hall(
     directory: str,
     *,
@@ -550,11 +635,9 @@ def open_hall(
         if not os.path.exists(os.path.join(directory, "data.mdb")):
             os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
             _make(directory)
-        _trust(directory)
-        _check_parts(directory)
+        check(directory)
         with _hosts_gate:
-            stat = os.stat(directory)
-            key = (stat.st_dev, stat.st_ino)
+            key = key_of(directory)
             host = _hosts.get(key)
             if host is not None and host._mark[0]:
                 if durable:
@@ -562,15 +645,58 @@ def open_hall(
                 host.opens += 1
                 return host
             if host is None:
+                if (observer := _observers.pop(key, None)) is not None:
+                    observer.close()
                 host = _hosts[key] = EmbeddedHost(
                     directory, durable=durable, role=role, estates=estates, is_private=is_private
                 )
+                if not _is_at(directory, key):  # Removed while we joined: whoever comes next would be in another one.
+                    host.close()
+                    return open_hall(directory, durable=durable, role=role, estates=estates, is_private=is_private)
             else:
                 host.rejoin()
                 if durable:
                     host.make_durable()
                 host.opens = 1
             return host
+
+
+def gate() -> threading.RLock:
+    """Held while a hall is opened or closed. A forked child has another."""
+    return _hosts_gate
+
+
+def look_into(directory: str, key: tuple[int, int], make: Callable[[str], Eyes]) -> EmbeddedHost | Eyes:
+    """This process's host of the hall, opened once more, or what looks into it from outside: one for all who look."""
+    with _hosts_gate:
+        host = _hosts.get(key)
+        if host is not None:
+            host.opens += 1
+            return host
+        if key not in _observers:
+            _observers[key] = make(directory)
+        return cast(Eyes, _observers[key])
+
+
+def look_no_more(key: tuple[int, int], observer: Observing) -> None:
+    """Let go of what looks from outside."""
+    with _hosts_gate:
+        if _observers.get(key) is observer:
+            del _observers[key]
+        observer.close()
+
+
+def _is_at(directory: str, key: tuple[int, int]) -> bool:
+    try:
+        return key_of(directory) == key
+    except FileNotFoundError:
+        return False
+
+
+def check(directory: str) -> None:
+    """Refuse a hall that cannot be trusted or used."""
+    _trust(directory)
+    _check_parts(directory)
 
 
 def host_at(directory: str) -> EmbeddedHost | None:
@@ -602,26 +728,45 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def remove_hall(directory: str) -> None:
     """Take a hall's directory away, in one step for everybody who looks."""
-    parent, name = os.path.split(directory)
-    aside = os.path.join(parent, f".gone-{os.getpid()}-{name}")  # No hall with a name begins with a dot.
+    aside = _aside(directory)
     with suppress(OSError):
         os.rename(directory, aside)
         _erase(aside)
 
 
+def _aside(directory: str) -> str:
+    parent, name = os.path.split(directory)
+    return os.path.join(parent, f".gone-{os.getpid()}-{name}")  # No hall with a name begins with a dot.
+
+
 def remove_unused(directory: str) -> bool:
-    """Take a private hall's directory away if nobody is in it. Returns whether it is gone."""
+    """Take a hall's directory away if nobody is in it. Returns whether it is gone."""
+    aside = _aside(directory)
     try:
-        members = Members(os.path.join(directory, "members"))
+        if is_in_use(directory):
+            return False
+        os.rename(directory, aside)
     except FileNotFoundError:
         return True
-    try:
-        if members.anybody():
-            return False
-    finally:
-        members.close()
-    remove_hall(directory)
+    except OSError:
+        return False
+    if is_in_use(aside):  # Somebody joined in between. Who joins later sees that it is not there, and makes another.
+        os.rename(aside, directory)
+        return False
+    _erase(aside)
     return True
+
+
+def is_in_use(directory: str) -> bool:
+    """Whether anybody is in the hall, this process too. Raises FileNotFoundError if there is no such directory."""
+    with _hosts_gate:  # Closing a members file that this process is written in would take it out.
+        if key_of(directory) in _hosts:
+            return True
+        members = Members(os.path.join(directory, "members"))
+        try:
+            return members.anybody()
+        finally:
+            members.close()
 
 
 def _erase(directory: str) -> None:
@@ -650,17 +795,30 @@ def private_directory() -> str:
     return os.path.join(root, f"private-{os.getpid()}-{time.time_ns():x}")
 
 
-def sweep(root: str) -> None:
-    """Remove private halls whose last member died."""
-    for name in os.listdir(root):
+def sweep(root: str) -> list[str]:
+    """Remove private halls whose last member died. Returns what is gone."""
+    return [path for path in leftovers(root) if _clear(path)]
+
+
+def leftovers(root: str) -> Iterator[str]:
+    """Private halls whose last member died, and what is left of halls that were being made or removed."""
+    for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
         if name.startswith(".gone-") or (name.startswith(".new-") and not _is_running(name.split("-")[1])):
-            _erase(path)
+            yield path
         elif name.startswith("private-") and not _is_being_made(name):
-            mine = any(host.directory == path for host in list(_hosts.values()))
             with suppress(OSError):
-                if not mine:
-                    remove_unused(path)
+                if not is_in_use(path):
+                    yield path
+
+
+def _clear(path: str) -> bool:
+    if os.path.basename(path).startswith("."):
+        _erase(path)
+        return not os.path.exists(path)
+    with suppress(OSError):
+        return remove_unused(path)
+    return False
 
 
 def _is_being_made(name: str) -> bool:

@@ -18,8 +18,8 @@ _FLOCK = struct.Struct("hhqqi")
 class Members:
     """The members file of one hall, as one process holds it."""
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: str, *, may_make: bool = True) -> None:
+        self._fd = os.open(path, (os.O_RDWR | os.O_CREAT if may_make else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
 
     def enter(self, session: int) -> None:
         """Lock the session's byte."""

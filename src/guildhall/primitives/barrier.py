@@ -38,6 +38,12 @@ BARRIER = Form(Barrier)
 OUTCOME = Form(Outcome)
 
 
+def seen(txn: Txn, name: bytes) -> Barrier | None:
+    """The barrier as it is written, for who looks and has no terms of its own; None if nobody used it yet."""
+    data = txn.get(BARRIERS + name)
+    return None if data is None else BARRIER.unpack(data)
+
+
 def look(txn: Txn, name: bytes, parties: int) -> Barrier:
     """The barrier, as good as new if nobody used it yet. Raises Misuse if it was made for another number of parties."""
     data = txn.get(BARRIERS + name)

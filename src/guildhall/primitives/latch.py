@@ -25,6 +25,12 @@ class Latch(Record, tag=1, frozen=True):
 LATCH = Form(Latch)
 
 
+def seen(txn: Txn, name: bytes) -> Latch | None:
+    """The latch as it is written, for who looks and has no terms of its own; None if nobody used it yet."""
+    data = txn.get(LATCHES + name)
+    return None if data is None else LATCH.unpack(data)
+
+
 def look(txn: Txn, name: bytes, count: int) -> Latch:
     """The latch, as good as new if nobody used it yet. Raises Misuse if it was made with another count."""
     data = txn.get(LATCHES + name)

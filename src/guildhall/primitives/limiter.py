@@ -86,6 +86,12 @@ LIMIT = Form(Limit)
 WANT = Form(Want)
 
 
+def seen(txn: Txn, name: bytes) -> Limit | None:
+    """The limiter as it is written, for who looks and has no terms of its own; None if nobody used it yet."""
+    data = txn.get(LIMITS + name)
+    return None if data is None else LIMIT.unpack(data)
+
+
 def look(txn: Txn, name: bytes, terms: Terms, now: Moment) -> Limit:
     """The limiter at that time, as good as new if nobody used it yet. Raises Misuse if it was made on other terms."""
     return _look(txn, name, terms, now)[0]

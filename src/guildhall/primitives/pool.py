@@ -155,10 +155,9 @@ def leases(txn: Txn, place: bytes) -> list[tuple[int, Lease]]:
     pool, found = look(txn, place), []
     for key, data in txn.scan(LEASES):
         if key.endswith(place):
-            end = 2 + key[1] - 0x14
-            one = LEASE.unpack(data)
-            if _place_of(key[end:]) == place and pool is not None and one.born == pool.born:
-                found.append((int.from_bytes(key[2:end], "big"), one))
+            whose, session, one = read(key, data)
+            if whose == place and pool is not None and one.born == pool.born:
+                found.append((session, one))
     return sorted(found, key=lambda pair: pair[1].token)
 
 
@@ -172,6 +171,12 @@ def leases_of(txn: Txn, place: bytes, session: int) -> list[Lease]:
         if key.endswith(place) and _place_of(key[len(prefix) :]) == place
     ]
     return [one for one in mine if pool is not None and one.born == pool.born]
+
+
+def read(key: bytes, data: bytes) -> tuple[bytes, int, Lease]:
+    """A lease as it is stored: of which pool, by which session, and what it is."""
+    end = 2 + key[1] - 0x14
+    return _place_of(key[end:]), int.from_bytes(key[2:end], "big"), LEASE.unpack(data)
 
 
 def bury(txn: Txn, session: int, now: float) -> None:

@@ -197,6 +197,15 @@ def due(txn: Txn, name: bytes) -> float:
     return 0.0 if more is None else more.due
 
 
+def peek(txn: Txn, name: bytes, limit: int) -> list[bytes]:
+    """The first items that can be got now, as users' values are stored. They stay."""
+    found = list(txn.scan(AHEAD + name, limit=limit))
+    before_first = ITEMS + name + pack_int(look(txn, name).first - 1)
+    if len(found) < limit:
+        found += txn.scan(ITEMS + name, after=before_first, limit=limit - len(found))
+    return [value_of(item) for _, item in found]
+
+
 def unfinished(queue: Queue) -> int:
     return queue.end - (0 if queue.more is None else queue.more.done)
 

@@ -48,6 +48,7 @@ class Session(Record, tag=1, frozen=True):
     number: int
     pid: int
     role: str
+    since: float = 0.0
 
 
 SESSION = Form(Session)

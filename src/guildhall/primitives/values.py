@@ -248,6 +248,11 @@ def named(txn: Txn, key: bytes) -> tuple[bytes, Object] | None:
     return None if oid is None or found is None or found.state == CANCELLED else (oid, found)
 
 
+def key_of(txn: Txn, oid: bytes) -> bytes | None:
+    """The key by which the object is found, if it has one."""
+    return txn.get(KEYS + oid)
+
+
 def _unname(txn: Txn, oid: bytes) -> None:
     key = txn.get(KEYS + oid)
     if key is not None:  # Else another object has taken the key over.

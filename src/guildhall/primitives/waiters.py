@@ -33,6 +33,7 @@ class InLine(Record, tag=1, frozen=True):
     bell: int
     want: bytes
     is_endless: bool = False
+    since: float = 0.0
 
 
 class Wait(Record, tag=1, frozen=True):
@@ -60,7 +61,8 @@ def statement_key(session: int, number: int) -> bytes:
 def park(txn: Txn, place: bytes, waiter: Waiter, want: bytes = b"") -> NotNow:
     """Stand in line at the place, behind all who are there."""
     ticket = pack_int(txn.revision) + pack_int(waiter.number)
-    txn.put(LINES + place + ticket, _IN_LINE.pack(InLine(*waiter, want)))
+    one = InLine(waiter.session, waiter.number, waiter.bell, want, False, waiter.since)
+    txn.put(LINES + place + ticket, _IN_LINE.pack(one))
     txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
     return PARKED
 
@@ -73,10 +75,11 @@ def arm(txn: Txn, waiter: Waiter, bell: int, is_endless: bool = False, statement
     if wait is None or wait.granted is not None:
         return False
     key = LINES + wait.place + wait.ticket
-    line = txn.get(key)
-    assert line is not None, "a wait stands in line until it is granted"
-    want = _IN_LINE.unpack(line).want
-    txn.put(key, _IN_LINE.pack(InLine(waiter.session, waiter.number, bell, want, is_endless)))
+    data = txn.get(key)
+    assert data is not None, "a wait stands in line until it is granted"
+    line = _IN_LINE.unpack(data)
+    one = InLine(waiter.session, waiter.number, bell, line.want, is_endless, line.since)
+    txn.put(key, _IN_LINE.pack(one))
     if wait.is_endless != is_endless:
         txn.put(wait_key, _WAIT.pack(Wait(wait.place, wait.ticket, None, is_endless)))
     if statement:
@@ -103,7 +106,7 @@ def head(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
     if found is None:
         return None
     line = _IN_LINE.unpack(found[1])
-    return Waiter(line.session, line.number, line.bell), line.want
+    return Waiter(line.session, line.number, line.bell, line.since), line.want
 
 
 def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
@@ -111,7 +114,7 @@ def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
     found = []
     for _, data in txn.scan(LINES + place):
         one = _IN_LINE.unpack(data)
-        found.append((Waiter(one.session, one.number, one.bell), one.want))
+        found.append((Waiter(one.session, one.number, one.bell, one.since), one.want))
     return found
 
 
@@ -144,7 +147,8 @@ def rewrite(txn: Txn, waiter: Waiter, want: bytes) -> None:
     found = _standing(txn, waiter)
     assert found is not None, "only who stands in line may change its mind"
     key, _, line = found
-    txn.put(key, _IN_LINE.pack(InLine(line.session, line.number, line.bell, want)))
+    changed = InLine(line.session, line.number, line.bell, want, line.is_endless, line.since)
+    txn.put(key, _IN_LINE.pack(changed))
 
 
 def move(txn: Txn, waiter: Waiter, place: bytes, want: bytes) -> None:
@@ -157,8 +161,9 @@ def move(txn: Txn, waiter: Waiter, place: bytes, want: bytes) -> None:
     key, wait, line = found
     txn.delete(key)
     ticket = pack_int(txn.revision) + wait.ticket
-    txn.put(LINES + place + ticket, _IN_LINE.pack(InLine(line.session, line.number, line.bell, want)))
-    txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
+    moved = InLine(line.session, line.number, line.bell, want, line.is_endless, line.since)
+    txn.put(LINES + place + ticket, _IN_LINE.pack(moved))
+    txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket, None, wait.is_endless)))
 
 
 def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | None = None) -> Waiter | None:
@@ -173,7 +178,7 @@ def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | N
     line = _IN_LINE.unpack(data)
     if only is not None and line.want != only:
         return None
-    waiter = Waiter(line.session, line.number, line.bell)
+    waiter = Waiter(line.session, line.number, line.bell, line.since)
     txn.delete(key)
     if granted is None:
         txn.delete(_wait_key(waiter.session, waiter.number))

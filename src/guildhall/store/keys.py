@@ -147,6 +147,12 @@ def pack_name(kind: str, name: Any) -> bytes:
     return packed
 
 
+def first_name(data: bytes) -> bytes:
+    """The packed name that the data begins with."""
+    end = _unpack_one(data, 0)[1] + len(_END)
+    return data[:end]
+
+
 def name_of(packed: bytes) -> Any:
     """The name that `pack_name` was given."""
     return unpack(packed)[0]

@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
@@ -41,6 +41,8 @@ GROW_BYTES = 8 << 20
 BALLAST_BYTES = 512 << 10
 INSIST_BYTES = BALLAST_BYTES // 2
 """In a nearly full store, what must stay free also for those who insist; others leave twice the ballast."""
+LOW_BYTES = 4 << 20
+"""A store in which less than this can still be written is nearly full: somebody should be told."""
 DISK_MAP_BYTES = 64 << 30
 FORMAT = b"\x01f"
 """The key of the store's format, laid when it is made."""
@@ -56,6 +58,36 @@ _UNDONE = "_guildhall_undone"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _stores: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
+
+
+class Usage(NamedTuple):
+    """What a store takes of the room that it has, in bytes.
+
+    `used` is in pages that hold something, of the `file`; the rest of the file is written before it grows. `room` is
+    what its file system can still give. `has_ballast`: what it gives up when there is no room is there.
+    """
+
+    used_bytes: int
+    file_bytes: int
+    room_bytes: int
+    is_in_memory: bool
+    has_ballast: bool
+
+    @property
+    def left_bytes(self) -> int:
+        """What can still be written."""
+        return self.room_bytes + self.file_bytes - self.used_bytes
+
+    @property
+    def is_nearly_full(self) -> bool:
+        return self.left_bytes < LOW_BYTES
+
+
+class Reader(NamedTuple):
+    """A slot of LMDB's table of readers. One with a transaction keeps every page that it might look at."""
+
+    pid: int
+    transaction: int | None
 
 
 class LmdbSnapshot:
@@ -145,7 +177,8 @@ class LmdbStore:
 
     `ring` and `remove` are called with what each commit woke and unlinked; `before` is called before a write when there
     are `errands`, and in a process that has forked or was forked. `durable`: a commit is on disk before the call
-    returns. Raises StoreFull when there is no room, HallDamaged when the file is not a store.
+    returns. `is_read_only`: nothing is laid, reserved or cleaned up. Raises StoreFull when there is no room,
+    HallDamaged when the file is not a store.
     """
 
     def __init__(
@@ -159,8 +192,10 @@ class LmdbStore:
         errands: Sized = (),
         before: Callable[[], None] = lambda: None,
         is_new: bool = False,
+        is_read_only: bool = False,
     ) -> None:
         self.directory = directory
+        self._is_read_only = is_read_only
         self._in_memory = in_memory
         self._durable = durable
         self._ring = ring
@@ -233,7 +268,8 @@ class LmdbStore:
                     self.directory,
                     map_size=size,
                     mode=0o600,
-                    writemap=self._in_memory,
+                    readonly=self._is_read_only,
+                    writemap=self._in_memory and not self._is_read_only,
                     sync=self._durable,
                     metasync=self._durable,
                     max_readers=MAX_READERS,
@@ -244,11 +280,12 @@ class LmdbStore:
                 )
                 if not is_new:
                     self._check_length(data, found)
-                if self._in_memory:
-                    _reserve(data, size)
                 self._map_bytes = size
-                self._note_ballast()
-                self._env.reader_check()
+                if not self._is_read_only:
+                    if self._in_memory:
+                        _reserve(data, size)
+                    self._note_ballast()
+                    self._env.reader_check()
         except lmdb.Error as error:
             raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({error}); {_REMEDY}") from error
         except OSError as error:
@@ -277,7 +314,8 @@ class LmdbStore:
             found = os.stat(data).st_size  # Others may be writing: looked at second, it is never too short.
         if needed > found + (0 if self._in_memory else LOOSE_BYTES):
             raise HallDamaged(f"hall {self.directory}: its data.mdb has {found} bytes of {needed}; {_REMEDY}")
-        if needed > found:  # Pages used and given up in one transaction are never written: so the last ones may lack.
+        # Pages used and given up in one transaction are never written: so the last ones may lack.
+        if needed > found and not self._is_read_only:
             _reserve(data, needed)
 
     def close(self) -> None:
@@ -426,12 +464,71 @@ class LmdbStore:
             )
         self._before()
 
+    # -- looking at the store itself ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The environment is open, and stays so."""
+        with self.gate:
+            if not self._is_ready or not self._mark[0]:
+                self._prepare()
+            yield
+
+    def revision(self) -> int:
+        """The number of a commit that every read which begins from now on sees."""
+        with self._ready():
+            return int(self._env.info()["last_txnid"])
+
+    def usage(self) -> Usage:
+        with self._ready():
+            stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return Usage(
+            pages * stat["psize"],
+            os.stat(os.path.join(self.directory, "data.mdb")).st_size,
+            self._room_bytes(),
+            self._in_memory,
+            os.path.exists(os.path.join(self.directory, "ballast")),
+        )
+
+    def readers(self) -> list[Reader]:
+        """Every slot of the table of readers that somebody has, also those of processes that died."""
+        with self._ready():
+            table = self._env.readers()
+        rows = (line.split() for line in table.splitlines()[1:])
+        return [Reader(int(pid), None if txn == "-" else int(txn)) for pid, _, txn in rows]
+
+    def clear_readers(self) -> int:
+        """Free the slots of dead readers. Returns how many."""
+        with self._ready():
+            return int(self._env.reader_check())
+
+    def restock(self) -> bool:
+        """Lay the ballast again if there is room for it. Whether it is there."""
+        with self._guarded():
+            return self._lay_ballast()
+
+    def _lay_ballast(self) -> bool:
+        path = os.path.join(self.directory, "ballast")
+        if not os.path.exists(path) and self._room_bytes() >= 2 * BALLAST_BYTES:
+            try:
+                _reserve(path, BALLAST_BYTES)
+            except OSError:
+                self._drop_ballast()
+        return os.path.exists(path)
+
+    def _room_bytes(self) -> int:
+        """What the file system can still give."""
+        system = os.statvfs(self.directory)
+        return system.f_bavail * system.f_frsize
+
     # -- space --------------------------------------------------------------------------------------------------------
 
     def _recover(self, error: lmdb.Error) -> None:
         """Make room or adopt what others made, so that the op can run again; raise if there is none."""
         if isinstance(error, lmdb.MapFullError):
-            self._grow()
+            if not self._env.reader_check():  # One that was killed keeps all that was given up since.
+                self._grow()
         elif isinstance(error, lmdb.MapResizedError):
             with self._guarded():
                 self._adopt()
@@ -460,6 +557,7 @@ class LmdbStore:
             for step in (max(GROW_BYTES, size // 4 & ~0xFFFFF), 1 << 20):
                 try:
                     _reserve(data, size + step)
+                    self._lay_ballast()
                     self._adopt()
                     self._counting = None
                     return
@@ -501,6 +599,8 @@ class LmdbStore:
     def _refuse_growth(self, txn: CountingTxn) -> None:
         """While nearly full, only what does not make the store larger is committed, until there is room again."""
         if txn.grown > 0 and not self._has_room():
+            if self._in_memory and self._room_bytes() >= GROW_BYTES // 4:
+                raise lmdb.MapFullError("others have freed their file system")
             raise _full(self.directory, None)
 
     def _has_room(self) -> bool:

@@ -9,11 +9,13 @@ T = TypeVar("T")
 
 
 class Waiter(NamedTuple):
-    """Who waits: a session, one wait of it (numbers are not reused), and the bell that wakes it (0: awake, looking)."""
+    """Who waits: a session, one wait of it (numbers are not reused), the bell that wakes it (0: awake, looking), and
+    since when, for people to read (0: not told)."""
 
     session: int
     number: int
     bell: int
+    since: float = 0.0
 
 
 class Txn(Protocol):

@@ -16,7 +16,7 @@ from .rate_limiter import RateLimiter
 from .rlock import RLock
 from .rwlock import RWLock
 from .semaphore import Semaphore
-from .topic import Pub, Sub, TopicStatistics
+from .topic import Pub, Sub
 from .variable import Variable
 from .watch import Watch
 
@@ -28,3 +28,4 @@ __all__ = [
     "Barrier", "Condition", "Election", "Latch", "RateLimiter",
     "TopicStatistics",
 ]  # fmt: skip
+from .statistics import TopicStatistics as TopicStatistics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ... import deadline
@@ -12,17 +11,7 @@ from ...primitives import barrier
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
-
-
-@dataclass(frozen=True, slots=True)
-class BarrierStatistics:
-    """A barrier at one moment. `trips`: how often all parties went on; `broken`: why it is broken, "" if it is not."""
-
-    name: Any
-    parties: int
-    waiting: int
-    trips: int
-    broken: str
+from .statistics import BarrierStatistics
 
 
 class Barrier(Handle):

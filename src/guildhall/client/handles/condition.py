@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from ... import deadline
@@ -20,18 +19,9 @@ from .handle import Handle, whole
 from .held import give_up
 from .lock import Lock
 from .rlock import RLock
+from .statistics import ConditionStatistics
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ConditionStatistics:
-    """A condition at one moment. `waiting`: how many wait to be notified."""
-
-    name: Any
-    lock: Any
-    is_locked: bool
-    waiting: int
 
 
 class Condition(Handle):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import WrongType
@@ -11,15 +10,7 @@ from ...hosts import current
 from ...primitives import counter
 from ..hall import host_of
 from .handle import Handle
-
-
-@dataclass(frozen=True, slots=True)
-class CounterStatistics:
-    """What a counter is like at one moment. `adds`: how often was added since it was made or reset."""
-
-    name: Any
-    value: int
-    adds: int
+from .statistics import CounterStatistics, of_counter
 
 
 class Counter(Handle):
@@ -66,5 +57,4 @@ class Counter(Handle):
 
     def statistics(self) -> CounterStatistics:
         """What it is like now."""
-        found = self._host.read(counter.look, self._key)
-        return CounterStatistics(self.name, found.value, found.adds)
+        return self._host.read(of_counter, self.name, self._key)

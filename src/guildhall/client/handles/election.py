@@ -12,7 +12,7 @@ from ...deadline import Timeout
 from ...engine.local import payload
 from ...errors import TimedOut
 from ...hosts.embedded import EmbeddedHost
-from ...primitives import election, sessions, values, waiters
+from ...primitives import election, values, waiters
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
 from .. import drive
@@ -20,6 +20,7 @@ from ..drive import LATE, Flow
 from .handle import Handle
 from .held import _attempts, attempt_of, give_up
 from .lock import _handles
+from .statistics import ElectionStatistics, of_election
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +30,6 @@ class Leader:
     term: int
     value: Any
     session: int
-
-
-@dataclass(frozen=True, slots=True)
-class ElectionStatistics:
-    """An election at one moment. `term`, `session` and `pid` of the leader are None while nobody leads."""
-
-    name: Any
-    term: int | None
-    session: int | None
-    pid: int | None
-    candidates: int
-    watchers: int
 
 
 class Election(Handle):
@@ -216,20 +205,7 @@ class Election(Handle):
 
     def statistics(self) -> ElectionStatistics:
         """Who leads, and how many would."""
-
-        def look(txn: Any) -> ElectionStatistics:
-            found = election.look(txn, self._key)
-            leader = None if found is None else sessions.look(txn, found.session)
-            return ElectionStatistics(
-                self.name,
-                None if found is None else found.term,
-                None if found is None else found.session,
-                None if leader is None else leader.pid,
-                len(waiters.line(txn, election.ELECTIONS + self._key)),
-                len(waiters.line(txn, election.WATCHERS + self._key)),
-            )
-
-        return self._host.read(look)
+        return self._host.read(of_election, self.name, self._key)
 
     def __enter__(self) -> Self:
         self.campaign()

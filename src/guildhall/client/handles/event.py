@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from ... import deadline
 from ...deadline import Timeout
 from ...hosts.embedded import EmbeddedHost
@@ -12,15 +9,7 @@ from ...primitives import event, waiters
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle
-
-
-@dataclass(frozen=True, slots=True)
-class EventStatistics:
-    """An event at one moment."""
-
-    name: Any
-    is_set: bool
-    waiting: int
+from .statistics import EventStatistics, of_event
 
 
 class Event(Handle):
@@ -46,20 +35,15 @@ class Event(Handle):
     def is_set(self) -> bool:
         return self._host.read(event.is_set, self._key)
 
+    def statistics(self) -> EventStatistics:
+        """The flag and who waits for it, now."""
+        return self._host.read(of_event, self.name, self._key)
+
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the flag is up, False when the time was."""
         timeout_s = deadline.seconds(timeout)
         host = self._host
         return self.is_set() or drive.run(host, self._wait_flow(host, timeout_s))
-
-    def statistics(self) -> EventStatistics:
-        """Whether it is set, and how many wait."""
-
-        def look(txn: Any) -> EventStatistics:
-            waiting = len(waiters.line(txn, event.EVENTS + self._key))
-            return EventStatistics(self.name, event.is_set(txn, self._key), waiting)
-
-        return self._host.read(look)
 
     def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         answer = yield from drive.waiting(

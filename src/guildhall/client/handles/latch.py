@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ... import deadline
@@ -12,16 +11,7 @@ from ...primitives import latch, waiters
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
-
-
-@dataclass(frozen=True, slots=True)
-class LatchStatistics:
-    """A latch at one moment."""
-
-    name: Any
-    count: int
-    left: int
-    waiting: int
+from .statistics import LatchStatistics
 
 
 class Latch(Handle):

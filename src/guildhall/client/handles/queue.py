@@ -27,27 +27,11 @@ from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
+from .statistics import QueueStatistics
 
 _wall = deadline.wall
 _attempts = itertools.count(1)
 """Takes of this process: Ctrl-C finds by its number what a take had taken already."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatistics:
-    """A queue at one moment. `size` can be got now; `delayed` later; `unacked` are with takers; `dead` in its dead
-    letters. `getters` and `putters` wait. `unfinished`: what `join` waits for."""
-
-    name: Any
-    size: int
-    maxsize: int
-    delayed: int
-    unacked: int
-    dead: int
-    getters: int
-    putters: int
-    closed: bool
-    unfinished: int
 
 
 class Queue(Handle):

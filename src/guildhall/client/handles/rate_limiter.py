@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 from ... import deadline
@@ -15,21 +14,9 @@ from ...store.transaction import Waiter
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
+from .statistics import RateLimiterStatistics
 
 MAX_RATE = 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimiterStatistics:
-    """A rate limiter at one moment. `gone`: units that were let go so far; `queued`: units that are waited for."""
-
-    name: Any
-    rate: int
-    per_s: float
-    burst: int | None
-    gone: int
-    queued: int
-    waiting: int
 
 
 class RateLimiter(Handle):

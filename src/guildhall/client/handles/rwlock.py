@@ -94,7 +94,7 @@ class RWLock(Leasing):
 
     def statistics(self) -> Statistics:
         """Who reads or writes and who waits, now."""
-        return self._host.read(of_rwlock, self.name, self._place)
+        return self._host.read(of_rwlock, self.name, self._key)
 
 
 class Side:

@@ -96,7 +96,7 @@ class Semaphore(Leasing):
 
     def statistics(self) -> Statistics:
         """Who holds leases and who waits, now."""
-        return self._host.read(of_semaphore, self.name, self._place)
+        return self._host.read(of_semaphore, self.name, self._key)
 
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
         """What a `with` block gives back."""

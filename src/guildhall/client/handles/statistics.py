@@ -1,13 +1,38 @@
-"""What `statistics()` of things that are held answers: who holds, who waits, at one moment."""
+"""What `statistics()` answers: a frozen record of one thing at one moment, and the op that reads it.
+
+The records are here and not with their handles, because a hall that lists all its things reads them, too. An op is
+`of_<kind>(txn, name, packed name)`; `client/census.py` has the table of kinds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ... import deadline
-from ...primitives import lock, multilock, pool, rlock, rwlock, sessions, waiters
+from ...engine.local import payload, tasks
+from ...primitives import (
+    barrier,
+    condition,
+    counter,
+    election,
+    event,
+    latch,
+    limiter,
+    lock,
+    multilock,
+    pool,
+    queue,
+    rlock,
+    rwlock,
+    semaphore,
+    sessions,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from ...store.keys import name_of
 from ...store.transaction import Txn, Waiter
 
@@ -32,11 +57,12 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One who waits. `mode` is what it waits for, of an RWLock."""
+    """One who waits. `mode` is what it waits for, of an RWLock; `since` is in seconds since 1970 (None: unknown)."""
 
     session: int
     pid: int | None
     mode: str = ""
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +87,12 @@ def _when(at: float | None) -> float | None:
 
 def _waiting(txn: Txn, line: Iterable[tuple[Waiter, bytes]], *, has_modes: bool = False) -> tuple[Waiting, ...]:
     return tuple(
-        Waiting(waiter.session, _pid(txn, waiter.session), _mode(int.from_bytes(want[1:], "big")) if has_modes else "")
+        Waiting(
+            waiter.session,
+            _pid(txn, waiter.session),
+            _mode(int.from_bytes(want[1:], "big")) if has_modes else "",
+            _when(waiter.since),
+        )
         for waiter, want in line
     )
 
@@ -92,25 +123,38 @@ def of_rlock(txn: Txn, name: Any, key: bytes) -> Statistics:
     return Statistics("rlock", name, holders, _waiting(txn, waiters.line(txn, rlock.RLOCKS + key)))
 
 
-def of_rwlock(txn: Txn, name: Any, place: bytes) -> Statistics:
-    holders = _lessees(txn, place, has_modes=True)
+Leases = Mapping[bytes, Sequence[tuple[int, pool.Lease]]]
+"""All leases of a hall, by the place whose they are: for one who asks for many places."""
+
+
+def of_rwlock(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
+    place = rwlock.RWLOCKS + key
+    holders = _lessees(txn, place, leases, has_modes=True)
     return Statistics("rwlock", name, holders, _waiting(txn, waiters.line(txn, place), has_modes=True), None)
 
 
-def of_semaphore(txn: Txn, name: Any, place: bytes) -> Statistics:
+def of_semaphore(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
+    place = semaphore.SEMAPHORES + key
     found = pool.look(txn, place)
     capacity = None if found is None else found.capacity
-    return Statistics("semaphore", name, _lessees(txn, place), _waiting(txn, waiters.line(txn, place)), capacity)
+    line = _waiting(txn, waiters.line(txn, place))
+    return Statistics("semaphore", name, _lessees(txn, place, leases), line, capacity)
 
 
-def _lessees(txn: Txn, place: bytes, *, has_modes: bool = False) -> tuple[Holder, ...]:
+def _lessees(txn: Txn, place: bytes, leases: Leases | None, *, has_modes: bool = False) -> tuple[Holder, ...]:
     return tuple(
         Holder(
             session, _pid(txn, session), _when(lease.since), lease.token, _mode(lease.units) if has_modes else "",
             previous_holder_died=lease.is_inherited,
         )
-        for session, lease in pool.leases(txn, place)
+        for session, lease in (pool.leases(txn, place) if leases is None else _valid(txn, place, leases))
     )  # fmt: skip
+
+
+def _valid(txn: Txn, place: bytes, leases: Leases) -> list[tuple[int, pool.Lease]]:
+    """Those that are not of a pool which the name had before."""
+    found = pool.look(txn, place)
+    return [pair for pair in leases.get(place, ()) if found is not None and pair[1].born == found.born]
 
 
 def of_multilock(txn: Txn, names: tuple[Any, ...], keys: tuple[bytes, ...]) -> Statistics:
@@ -127,3 +171,261 @@ def of_multilock(txn: Txn, names: tuple[Any, ...], keys: tuple[bytes, ...]) -> S
         for held, some in grants.values()
     )  # fmt: skip
     return Statistics("multilock", names, holders, _waiting(txn, multilock.line(txn, keys)), len(names))
+
+
+def of_multilock_name(txn: Txn, name: Any, key: bytes) -> Statistics:
+    return of_multilock(txn, (name,), (key,))
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """An event at one moment."""
+
+    name: Any
+    is_set: bool
+    waiting: int
+
+
+def of_event(txn: Txn, name: Any, key: bytes) -> EventStatistics:
+    return EventStatistics(name, event.is_set(txn, key), waiters.count(txn, event.EVENTS + key))
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierStatistics:
+    """A barrier at one moment. `trips`: how often all parties went on; `broken`: why it is broken, "" if it is not."""
+
+    name: Any
+    parties: int
+    waiting: int
+    trips: int
+    broken: str
+
+
+def of_barrier(txn: Txn, name: Any, key: bytes) -> BarrierStatistics:
+    found = barrier.seen(txn, key) or barrier.Barrier(0)
+    return BarrierStatistics(name, found.parties, found.waiting, found.trips, found.broken)
+
+
+@dataclass(frozen=True, slots=True)
+class LatchStatistics:
+    """A latch at one moment."""
+
+    name: Any
+    count: int
+    left: int
+    waiting: int
+
+
+def of_latch(txn: Txn, name: Any, key: bytes) -> LatchStatistics:
+    found = latch.seen(txn, key) or latch.Latch(0, 0)
+    return LatchStatistics(name, found.count, found.left, waiters.count(txn, latch.LATCHES + key))
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionStatistics:
+    """A condition at one moment. `waiting`: how many wait to be notified."""
+
+    name: Any
+    lock: Any
+    is_locked: bool
+    waiting: int
+
+
+def of_condition(txn: Txn, name: Any, key: bytes) -> ConditionStatistics:
+    line = waiters.line(txn, condition.CONDITIONS + key)
+    if not line:
+        return ConditionStatistics(name, None, False, 0)
+    place = condition.SLEEPER.unpack(line[0][1]).lock
+    return ConditionStatistics(name, name_of(place[1:]), txn.get(place) is not None, len(line))
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionStatistics:
+    """An election at one moment. `term`, `session` and `pid` of the leader are None while nobody leads."""
+
+    name: Any
+    term: int | None
+    session: int | None
+    pid: int | None
+    candidates: int
+    watchers: int
+
+
+def of_election(txn: Txn, name: Any, key: bytes) -> ElectionStatistics:
+    found = election.look(txn, key)
+    return ElectionStatistics(
+        name,
+        None if found is None else found.term,
+        None if found is None else found.session,
+        None if found is None else _pid(txn, found.session),
+        waiters.count(txn, election.ELECTIONS + key),
+        waiters.count(txn, election.WATCHERS + key),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimiterStatistics:
+    """A rate limiter at one moment. `gone`: units that were let go so far; `queued`: units that are waited for."""
+
+    name: Any
+    rate: int
+    per_s: float
+    burst: int | None
+    gone: int
+    queued: int
+    waiting: int
+
+
+def of_limiter(txn: Txn, name: Any, key: bytes) -> RateLimiterStatistics:
+    waiting = waiters.count(txn, limiter.LIMITS + key)
+    found = limiter.seen(txn, key) or limiter.Limit(0, 0, 0, "")
+    return RateLimiterStatistics(
+        name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VariableStatistics:
+    """What a variable is like at one moment. `waiting`: for a first value or a turn to change it; `watchers`: for a
+    newer value, now (one that is busy with the last value is not counted)."""
+
+    name: Any
+    version: int
+    is_set: bool
+    size_bytes: int
+    waiting: int
+    watchers: int
+
+
+def of_variable(txn: Txn, name: Any, key: bytes) -> VariableStatistics:
+    found = variable.figures(txn, key)
+    size_bytes = 0 if found.seen is None else payload.size_bytes(txn, found.seen.data)
+    version = 0 if found.seen is None else found.seen.version
+    return VariableStatistics(name, version, version > 0, size_bytes, found.waiting, found.watchers)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterStatistics:
+    """What a counter is like at one moment. `adds`: how often was added since it was made or reset."""
+
+    name: Any
+    value: int
+    adds: int
+
+
+def of_counter(txn: Txn, name: Any, key: bytes) -> CounterStatistics:
+    found = counter.look(txn, key)
+    return CounterStatistics(name, found.value, found.adds)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """A queue at one moment. `size` can be got now; `delayed` later; `unacked` are with takers; `dead` in its dead
+    letters. `getters` and `putters` wait. `unfinished`: what `join` waits for."""
+
+    name: Any
+    size: int
+    maxsize: int
+    delayed: int
+    unacked: int
+    dead: int
+    getters: int
+    putters: int
+    closed: bool
+    unfinished: int
+
+
+def of_queue(txn: Txn, name: Any, key: bytes) -> QueueStatistics:
+    return QueueStatistics(name, *queue.statistics(txn, key, 0))
+
+
+@dataclass(frozen=True)
+class TopicStatistics:
+    """A topic at one moment. Messages are numbered from 0; those from `first` to before `end` are in the hall."""
+
+    name: Any
+    subscribers: int
+    """Subscriptions, durable ones included."""
+    first: int
+    end: int
+    published: int
+    """Messages that were published to somebody, or to history."""
+    kept: int
+    lag: int
+    """Unread messages: of this subscription, or, from a Pub, of the slowest."""
+    dropped: int
+    """Messages that subscriptions were told they missed."""
+    waiting_publishers: int
+    maxlen: int = 0
+    """The topic's bound for subscriptions that ask for none; 0: there is none."""
+
+
+def of_topic(txn: Txn, name: Any, key: bytes) -> TopicStatistics:
+    return of_figures(name, topic.figures(txn, key))
+
+
+def of_figures(name: Any, found: topic.Figures, lag: int | None = None) -> TopicStatistics:
+    log = found.topic
+    return TopicStatistics(
+        name=name,
+        subscribers=log.subscribers,
+        first=log.first,
+        end=log.end,
+        published=log.end,
+        kept=log.end - log.first,
+        lag=found.lag if lag is None else lag,
+        dropped=log.dropped,
+        waiting_publishers=found.waiting_publishers,
+        maxlen=log.maxlen,
+    )
+
+
+STATES = {
+    values.PENDING: "pending",
+    values.FINISHED: "finished",
+    values.ERROR: "error",
+    values.CANCELLED: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FutureStatistics:
+    """A task or a value. One that is pending is "ready", "running" or "waiting" (for other tasks' results)."""
+
+    key: str
+    status: str
+    phase: str
+    """As `status`, but of a pending task what it is about to do."""
+    session: int | None
+    """Whose worker runs it; None if none does."""
+    pid: int | None
+    since: float | None
+    """When that worker took it (seconds since 1970), perhaps with others before it."""
+    missing: int
+    """How many results it waits for."""
+    retries: int
+    deaths: int
+    """How many workers died while they ran it."""
+    size_bytes: int
+    """What is stored of it; a large value is in a blob, and not counted."""
+    holders: int
+    """How many sessions, stored values and tasks keep it."""
+    waiting: tuple[Waiting, ...]
+
+
+def of_future(txn: Txn, key: str, oid: bytes) -> FutureStatistics:
+    found = values.look(txn, oid)
+    line = _waiting(txn, waiters.line(txn, values.OBJECTS + oid))
+    if found is None:
+        return FutureStatistics(key, "lost", "lost", None, None, None, 0, 0, 0, 0, 0, line)
+    state, size = STATES[found.state], len(found.data)
+    if found.state != values.PENDING:
+        return FutureStatistics(key, state, state, None, None, None, 0, 0, 0, size, found.holds, line)
+    recipe = tasks.RECIPE.unpack(found.data)
+    claim = tasks.claim_of(txn, oid)
+    session, since = (None, None) if claim is None else (claim[0], _when(claim[1]))
+    phase = "waiting" if recipe.missing else "ready" if claim is None else "running"
+    return FutureStatistics(
+        key, state, phase, session, None if session is None else _pid(txn, session), since, recipe.missing,
+        recipe.retries, recipe.deaths, size, found.holds, line,
+    )  # fmt: skip

@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import repeat
 from typing import Any, Self
@@ -27,6 +26,7 @@ from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of, packed
 from .handle import Handle
+from .statistics import TopicStatistics, of_figures
 
 Start = int | str | timedelta | None
 Entry = tuple[int, bytes | None, bytes | None]
@@ -37,27 +37,6 @@ Stored = tuple[bytes, tuple[bytes, ...]]
 _MAX = 1 << 48
 _wall = deadline.wall
 _POLICIES = {"drop-oldest": DROP, "block": BLOCK}
-
-
-@dataclass(frozen=True)
-class TopicStatistics:
-    """A topic at one moment. Messages are numbered from 0; those from `first` to before `end` are in the hall."""
-
-    name: Any
-    subscribers: int
-    """Subscriptions, durable ones included."""
-    first: int
-    end: int
-    published: int
-    """Messages that were published to somebody, or to history."""
-    kept: int
-    lag: int
-    """Unread messages: of this subscription, or, from a Pub, of the slowest."""
-    dropped: int
-    """Messages that subscriptions were told they missed."""
-    waiting_publishers: int
-    maxlen: int = 0
-    """The topic's bound for subscriptions that ask for none; 0: there is none."""
 
 
 class Pub(Handle):
@@ -171,7 +150,7 @@ class Pub(Handle):
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment."""
-        return _statistics(self.name, self._host.read(topic.figures, self._key))
+        return of_figures(self.name, self._host.read(topic.figures, self._key))
 
 
 class _Arrivals(deque[Entry]):
@@ -541,7 +520,7 @@ class Sub(Handle):
         host = self._opened()
         unread = host.read(subscription.unread, self._key, self._id)
         lag = unread + sum(message is not None for _, message, _ in list(self._fetched))
-        return _statistics(self.name, host.read(topic.figures, self._key), lag)
+        return of_figures(self.name, host.read(topic.figures, self._key), lag)
 
 
 def _made(kind: type[Handle], name: Any, options: dict[str, Any]) -> Handle:
@@ -567,19 +546,3 @@ def _number(handle: Handle, what: str, given: Any, least: int) -> int:
     if not least <= given < _MAX:
         raise Misuse(f"topic {handle.name!r:.60}: {what} {given!r:.30}: expected {least} to 2**48 - 1")
     return given
-
-
-def _statistics(name: Any, found: topic.Figures, lag: int | None = None) -> TopicStatistics:
-    log = found.topic
-    return TopicStatistics(
-        name=name,
-        subscribers=log.subscribers,
-        first=log.first,
-        end=log.end,
-        published=log.end,
-        kept=log.end - log.first,
-        lag=found.lag if lag is None else lag,
-        dropped=log.dropped,
-        waiting_publishers=found.waiting_publishers,
-        maxlen=log.maxlen,
-    )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ... import deadline
 from ...deadline import Timeout
-from ...engine.local import payload
 from ...errors import Misuse, TimedOut, WrongType
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
@@ -17,23 +15,11 @@ from .. import drive
 from ..hall import host_of
 from .cell import Cell, Now
 from .change import Change
+from .statistics import VariableStatistics, of_variable
 from .watch import Watch
 
 ANY: Any = object()
 """Not given: no value equals it."""
-
-
-@dataclass(frozen=True, slots=True)
-class VariableStatistics:
-    """What a variable is like at one moment. `waiting`: for a first value or a turn to change it; `watchers`: for a
-    newer value, now (one that is busy with the last value is not counted)."""
-
-    name: Any
-    version: int
-    is_set: bool
-    size_bytes: int
-    waiting: int
-    watchers: int
 
 
 class Variable(Cell):
@@ -175,8 +161,4 @@ class Variable(Cell):
 
     def statistics(self) -> VariableStatistics:
         """What it is like now, without waiting."""
-        host = self._host
-        found = host.read(variable.figures, self._key)
-        size_bytes = 0 if found.seen is None else payload.size_bytes(host, found.seen.data)
-        version = 0 if found.seen is None else found.seen.version
-        return VariableStatistics(self.name, version, version > 0, size_bytes, found.waiting, found.watchers)
+        return self._host.read(of_variable, self.name, self._key)

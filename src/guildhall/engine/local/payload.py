@@ -14,6 +14,7 @@ from ...errors import HallDamaged, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
 from ...primitives.values import FINISHED
+from ...store.transaction import Txn
 from . import blobs
 
 INLINE_BYTES = 64 << 10
@@ -149,10 +150,10 @@ def unpack(host: EmbeddedHost, value: bytes) -> Any:
     return decode(host, stored.data, stored.uses)
 
 
-def size_bytes(host: EmbeddedHost, value: bytes) -> int:
+def size_bytes(txn: Txn, value: bytes) -> int:
     """How many bytes a stored value takes: its pickle, and the buffers of a large one."""
     data = values.unpack(value).data
     if data[:1] == REFERENCE:
-        found = host.read(values.look, data[1:])
+        found = values.look(txn, data[1:])
         data = b"" if found is None else found.data
     return blobs.size_bytes(data) if data[:1] == blobs.BLOB else len(data)

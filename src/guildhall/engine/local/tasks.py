@@ -111,9 +111,10 @@ class Recipe(Record, tag=1, frozen=True):
 
 
 class Claim(Record, tag=1, frozen=True):
-    """Tasks that one worker runs, one after the other."""
+    """Tasks that one worker runs, one after the other, and since when."""
 
     oids: tuple[bytes, ...]
+    since: float = 0.0
 
 
 class Done(NamedTuple):
@@ -246,6 +247,11 @@ def _count(txn: Txn, change: int) -> int:
     return ready
 
 
+def ready(txn: Txn) -> int:
+    """How many tasks stand in line for a worker, those included that were cancelled meanwhile."""
+    return _count(txn, 0)
+
+
 def _share(txn: Txn, limit: int) -> int:
     """How many tasks a worker may claim: no more than its part of what is ready."""
     if limit == 1:
@@ -259,7 +265,7 @@ def _wake_idle(txn: Txn, count: int) -> None:
 
 
 def claim(
-    txn: Txn, session: int, limit: int, waiter: Waiter | None, able: Able = _ANY
+    txn: Txn, session: int, limit: int, waiter: Waiter | None, able: Able = _ANY, now: float = 0.0
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
     """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
@@ -267,7 +273,7 @@ def claim(
     """
     reserved = _reserved(txn, able)
     if reserved is not None:
-        return _claimed(txn, session, [reserved])
+        return _claimed(txn, session, [reserved], now)
     taken: list[tuple[bytes, Recipe]] = []
     limit = _share(txn, limit)
     stale = 0
@@ -294,13 +300,54 @@ def claim(
     _count(txn, -len(taken) - stale)
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
-    return _claimed(txn, session, taken)
+    return _claimed(txn, session, taken, now)
 
 
-def _claimed(txn: Txn, session: int, taken: list[tuple[bytes, Recipe]]) -> tuple[bytes, list[tuple[bytes, Recipe]]]:
+def _claimed(
+    txn: Txn, session: int, taken: list[tuple[bytes, Recipe]], now: float
+) -> tuple[bytes, list[tuple[bytes, Recipe]]]:
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
-    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
+    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken), now)))
     return key, taken
+
+
+class Running(NamedTuple):
+    """The tasks of one claim: the first one runs, or is about to; `behind` so many come after it."""
+
+    session: int
+    oid: bytes
+    key: bytes | None
+    name: str
+    since: float
+    behind: int
+
+
+def at_work(txn: Txn, after: bytes, limit: int) -> tuple[list[Running], bytes]:
+    """What some workers run, behind the claim `after`; and the key of the last claim looked at, empty behind all."""
+    found, last = [], b""
+    for last, data in txn.scan(CLAIMS, after=after, limit=limit):
+        claim = CLAIM.unpack(data)
+        pending = [(oid, task) for oid in claim.oids if (task := values.look(txn, oid)) and task.state == PENDING]
+        if pending:
+            oid, task = pending[0]
+            recipe = RECIPE.unpack(task.data)
+            key = values.key_of(txn, oid)
+            found.append(Running(session_of(last), oid, key, recipe.name, claim.since, len(pending) - 1))
+    return found, last
+
+
+def session_of(claimed: bytes) -> int:
+    """Whose claim that is."""
+    return int(unpack(claimed[1:])[0])
+
+
+def claim_of(txn: Txn, oid: bytes) -> tuple[int, float] | None:
+    """Which session has claimed the task, and when. Looks at every claim in the hall: as many as threads that work."""
+    for key, data in txn.scan(CLAIMS):
+        claim = CLAIM.unpack(data)
+        if oid in claim.oids:
+            return session_of(key), claim.since
+    return None
 
 
 def _reserved(txn: Txn, able: Able) -> tuple[bytes, Recipe] | None:
@@ -322,7 +369,7 @@ def _reserved(txn: Txn, able: Able) -> tuple[bytes, Recipe] | None:
     return None
 
 
-def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[bytes, Recipe]]] | None:
+def claim_one(txn: Txn, session: int, oid: bytes, now: float = 0.0) -> tuple[bytes, list[tuple[bytes, Recipe]]] | None:
     """As `claim`, for this task alone, if it is among the next to be claimed."""
     for place, ready in txn.scan(READY, limit=LOOK_AHEAD):
         if ready == oid:
@@ -332,7 +379,7 @@ def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[byt
                 return None
             txn.delete(place)
             _count(txn, -1)
-            return _claimed(txn, session, [(oid, recipe)])
+            return _claimed(txn, session, [(oid, recipe)], now)
     return None
 
 
@@ -355,9 +402,10 @@ def finish(txn: Txn, claimed: bytes, ends: Sequence[Done]) -> None:
 
 def _strike(txn: Txn, claimed: bytes, data: bytes, over: set[bytes]) -> None:
     """Take tasks off the claim; it goes with its last one."""
-    rest = tuple(oid for oid in CLAIM.unpack(data).oids if oid not in over)
+    claim = CLAIM.unpack(data)
+    rest = tuple(oid for oid in claim.oids if oid not in over)
     if rest:
-        txn.put(claimed, CLAIM.pack(Claim(rest)))
+        txn.put(claimed, CLAIM.pack(Claim(rest, claim.since)))
     else:
         txn.delete(claimed)
 

@@ -18,6 +18,7 @@ from functools import partial
 from io import TextIOWrapper
 from typing import Any
 
+from ...deadline import now
 from ...errors import StoreFull
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
@@ -84,10 +85,10 @@ class Run:
             except Interrupted:  # It has been cancelled already.
                 self.current = None
                 end = Done(task[0], CANCELLED, b"")
-            now = time.perf_counter()
-            if now - told > BATCH_S:
+            ended = time.perf_counter()
+            if ended - told > BATCH_S:
                 self.tell(end)
-                end, told = None, now
+                end, told = None, ended
         self.tell()
         return (time.perf_counter() - began) / max(self.begun, 1)
 
@@ -172,7 +173,7 @@ class Worker:
                 time.sleep(PAUSED_S)
                 continue
             try:
-                claimed = host.transact(tasks.claim, host.session, min(limit, self._left()), None, self._able)
+                claimed = host.transact(tasks.claim, host.session, min(limit, self._left()), None, self._able, now())
                 if isinstance(claimed, Answer):
                     limit = max(1, limit // 2)
                     claimed = self._await_task(is_helper)
@@ -253,7 +254,7 @@ class Worker:
         host = self.host
         waiter, bell = host.waiter(), host.bell()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able)
+            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able, now())
             if not isinstance(claimed, Answer):
                 return claimed
             if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
@@ -299,7 +300,7 @@ class Worker:
         """
         if self._helpers < MAX_HELPERS or self._helpers >= self._blocked or slot.depth >= MAX_DEPTH:
             return None
-        claimed = self.host.transact(tasks.claim, self.host.session, 1, None, self._able)
+        claimed = self.host.transact(tasks.claim, self.host.session, 1, None, self._able, now())
         return not isinstance(claimed, Answer) and self._run_inside(claimed)
 
     def run_awaited(self, oid: bytes) -> None:
@@ -308,7 +309,7 @@ class Worker:
         Safe where another task would not be: who waits for this one cannot be what it waits for.
         """
         if slot.run is not None and slot.depth < MAX_DEPTH:
-            claimed = self.host.transact(tasks.claim_one, self.host.session, oid)
+            claimed = self.host.transact(tasks.claim_one, self.host.session, oid, now())
             if claimed is not None:
                 self._run_inside(claimed)
 
