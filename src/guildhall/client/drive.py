@@ -17,28 +17,39 @@ from ..primitives import waiters
 from ..primitives.op import Answer
 from ..store.transaction import Waiter
 from . import agents
-from .vigil import ThreadsVigil, Vigil
+from .vigil import Owned, ThreadsVigil, Vigil
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-LOOK_AGAIN_S = 0.05
-"""How often a coroutine that waits looks again by itself: its loop does not hear of deaths."""
+LEND_AGAIN_S = 0.05
+"""How often a waiting thread that is to lend a hand looks for a task, as nobody tells it of one."""
 
 
 class Pause(NamedTuple):
     """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
-    A flow that stands in several lines, all with one bell of its own, gives that, too. If the wait is for what others
-    hold or do, and has no other end, `owned` says so: it is () or, where any of several objects would end it, those.
+    A flow that stands in several lines, all with one bell of its own, gives that, too. `owned`: the wait is for what
+    others hold or do, and has no other end.
     """
 
     waiter: Waiter | None
     left_s: float | None
     bell: Bell | None = None
-    owned: tuple[bytes, ...] | None = None
+    owned: Owned | None = None
 
 
-Flow = Generator[Pause, None, T]
+class Glance(NamedTuple):
+    """Before a first pause: a thread looks for a moment whether the waiter is granted, and says so if it is."""
+
+    waiter: Waiter
+    left_s: float | None
+
+
+DONE = Pause(None, 0.0)
+"""What a flow gives when it has what it waited for: the driver lets go of what it slept with, and until that is done
+the flow can still give back."""
+
+Flow = Generator[Pause | Glance, bool | None, T]
 
 
 class Late:
@@ -69,49 +80,58 @@ def waiting(
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
-    owned = () if is_owned and timeout_s is None else None
+    owned = Owned() if is_owned and timeout_s is None else None
     while True:
         waiter = host.waiter()
         try:
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            while not host.read(waiters.is_granted, waiter):
+            is_granted = yield Glance(waiter, deadline.left(until))
+            while not is_granted and not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                due_s = None if due is None else due(waiter)
-                wake_s = left_s if due_s is None else due_s if left_s is None else min(left_s, due_s)
+                wake_s = left_s if due is None else sooner(left_s, due(waiter))
                 yield Pause(waiter, wake_s, owned=owned)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
+                yield DONE
                 return answer
         except BaseException:
             undo(waiter)
             raise
 
 
+def sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The smaller of two times; None is never."""
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
+
+
 def run(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from a thread."""
     sleeper = _Sleeper(host)
+    is_granted: bool | None = None
     try:
         while True:
             try:
-                pause = next(flow)
+                while True:  # In here, so that the flow hears of Ctrl-C also between two steps.
+                    is_granted = sleeper.step(flow.send(is_granted))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            try:
-                sleeper.pause(pause)
             except BaseException as error:
+                is_granted = None
                 flow.throw(error)
     finally:
         sleeper.close()
 
 
 class _Sleeper:
-    """A thread that waits: it looks for a moment, then hangs its bell and sleeps."""
+    """A thread that waits: it hangs its bell and sleeps."""
 
     def __init__(self, host: EmbeddedHost) -> None:
         self._host = host
@@ -120,41 +140,52 @@ class _Sleeper:
         self._go_on: Callable[[], None] | None = None
         self._vigil: ThreadsVigil | None = None
 
+    def step(self, step: Pause | Glance) -> bool | None:
+        """Do what the flow gives. True if its waiter is granted, seen in a glance."""
+        if isinstance(step, Glance):
+            return self.glance(step)
+        if step is DONE:
+            self.close()
+        else:
+            self.pause(step)
+        return None
+
+    def glance(self, glance: Glance) -> bool:
+        self._host.flush()
+        return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
+
     def pause(self, pause: Pause) -> None:
         bell = self._arm(pause) if pause.bell is None else self._keep_vigil(pause, pause.bell)
         if bell is not None:
             self._sleep(bell, pause.left_s)
 
     def _arm(self, pause: Pause) -> Bell | None:
-        """The bell that rings for the waiter; None if it is granted."""
+        """The bell that rings for the waiter; None if it is time to look."""
         waiter = pause.waiter
         assert waiter is not None, "a pause has a waiter or a bell"
+        self._bell = self._bell or self._host.bell()
         if self._armed != waiter:
-            self._host.flush()
-            if self._host.look(pause.left_s, waiters.is_granted, waiter):
-                return None
-            self._bell = self._bell or self._host.bell()
-        assert self._bell is not None, "who is armed has a bell"
+            self._end_vigil()
         if pause.owned is not None:
             return self._keep_vigil(pause, self._bell)
-        if self._armed != waiter and not self._host.transact(waiters.arm, waiter, self._bell.number):
-            return None
-        self._armed = waiter
+        if self._armed != waiter:
+            if self._host.transact(waiters.arm, waiter, self._bell.number):
+                self._armed = waiter
+            return None  # Armed: the flow looks once more, for what happened before that rang for nobody.
         return self._bell
 
     def _keep_vigil(self, pause: Pause, bell: Bell) -> Bell | None:
         """As `_arm`, for a wait that has no end of its own, and for one that is armed already."""
         if pause.owned is None or pause.waiter is None:
             return bell
-        if self._vigil is not None and self._armed == pause.waiter:
+        if self._vigil is not None and self._armed == pause.waiter and self._vigil.owned == pause.owned:
             self._vigil.again()
             return bell
         self._end_vigil()
         self._vigil = ThreadsVigil(self._host, pause.waiter, pause.owned)
-        if not self._vigil.begin(bell.number):
-            return None
-        self._armed = pause.waiter
-        return bell
+        if self._vigil.begin(bell.number):
+            self._armed = pause.waiter
+        return None
 
     def _end_vigil(self) -> None:
         if self._vigil is not None:
@@ -165,18 +196,32 @@ class _Sleeper:
         """In a task that waits for longer than a moment, others run meanwhile."""
         host = self._host
         if self._go_on is not None or host.give_way is None:
-            host.sleep(bell, left_s)
+            did = self._lend_hand()
+            if not did:
+                host.sleep(bell, left_s if did is None else sooner(left_s, LEND_AGAIN_S))
         elif bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
             host.bury_dead()
         elif left_s is None or left_s > GIVE_WAY_S:
             self._go_on = host.give_way()
 
+    def _lend_hand(self) -> bool | None:
+        """While a task runs in this thread it is not asleep: that one does what it likes."""
+        if self._vigil is None:
+            return self._host.lend_hand()
+        self._vigil.end()
+        try:
+            return self._host.lend_hand()
+        finally:
+            self._vigil.resume()
+
     def close(self) -> None:
         self._end_vigil()
-        if self._bell is not None:
-            self._host.done(self._bell)
-        if self._go_on is not None:
-            self._go_on()
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            self._host.done(bell)
+        go_on, self._go_on = self._go_on, None
+        if go_on is not None:
+            go_on()
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
@@ -193,15 +238,17 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+            if isinstance(pause, Glance) or pause is DONE:
+                continue  # A coroutine does not hold up its loop, and sleeps with nothing of its own.
             waiter, left_s = pause.waiter, pause.left_s
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
                     vigil = None if pause.owned is None else Vigil(host, waiter, lambda _: agents.of_coroutine(host))
-                    if not lounge.arm(waiter, vigil.begin if vigil else None):
-                        continue
-                    armed = waiter
-                elif vigil is not None:
+                    if lounge.arm(waiter, vigil.begin if vigil else None):
+                        armed = waiter
+                    continue  # As for threads: the flow looks once more.
+                if vigil is not None:
                     vigil.again()
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
@@ -210,5 +257,6 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
             except BaseException as error:
                 flow.throw(error)
     finally:
+        lounge.rest()
         if go_on is not None:
             go_on()

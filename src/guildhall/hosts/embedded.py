@@ -71,6 +71,11 @@ class EmbeddedHost:
         self._is_flushing = False
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
+        self.lend_hand: Callable[[], bool | None] = _nothing_to_do
+        """Called again and again by such a wait: may run a task in its thread. Answers whether it did; None if there is
+        no need."""
+        self.run_awaited: Callable[[bytes], object] | None = None
+        """Called by who waits for the end of a task: runs it in this thread, if nobody has begun with it."""
         self._join()
 
     def _join(self) -> None:
@@ -159,6 +164,8 @@ class EmbeddedHost:
 
     def flush(self) -> None:
         """Run what was deferred, in one transaction. In a full store it stays deferred."""
+        if not self._deferred and not self._dropped:
+            return
         batch, dropped = _taken(self._deferred), _taken(self._dropped)
         if dropped:
             batch.append((sessions.release_for, self._session, dropped))
@@ -191,6 +198,7 @@ class EmbeddedHost:
         self._dropped.clear()
         self._is_flushing = False
         self.nudge = None
+        self.lend_hand, self.run_awaited = _nothing_to_do, None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
             self.watch.close()
@@ -216,9 +224,8 @@ class EmbeddedHost:
     def bell(self) -> Bell:
         """A bell to be woken by. Give it back with `done`."""
         session = self.session
-        with self._gate:
-            if self._bells:
-                return self._bells.pop()
+        with suppress(IndexError):
+            return self._bells.pop()
         return Bell(self._bells_fd, session, next(self._bell_numbers), self.watch.fd)
 
     def ring(self, waiter: Waiter) -> None:
@@ -226,8 +233,8 @@ class EmbeddedHost:
         self._ringer.ring(waiter)
 
     def done(self, bell: Bell) -> None:
-        with self._gate:
-            self._bells.append(bell)
+        """The bell may wake somebody else. A finalizer may call this."""
+        self._bells.append(bell)
 
     def follow(self) -> None:
         """Watch everybody who is in the hall now, so that a death wakes our sleepers."""
@@ -242,8 +249,7 @@ class EmbeddedHost:
     def sleep(self, bell: Bell, timeout_s: float | None) -> None:
         """Sleep until rung, somebody died, or it is time to look again."""
         self.follow()
-        if self._deferred or self._dropped:
-            self.flush()
+        self.flush()
         limit = LOOK_AGAIN_S if timeout_s is None else min(timeout_s, LOOK_AGAIN_S)
         began = time.monotonic()
         if bell.wait(limit) or time.monotonic() - began >= limit:  # Looking again finds deaths that no pidfd told.
@@ -335,6 +341,10 @@ def _taken(line: deque[T]) -> list[T]:
         while len(portion) < MAX_DEFERRED:
             portion.append(line.popleft())
     return portion
+
+
+def _nothing_to_do() -> None:
+    """Where no tasks are run, no hand is lent."""
 
 
 def _nothing(txn: Any) -> None:
@@ -497,6 +507,11 @@ def open_hall(
                     host.make_durable()
                 host.opens = 1
             return host
+
+
+def host_at(directory: str) -> EmbeddedHost | None:
+    """The host of the hall at the directory, if this process has it open."""
+    return next((host for host in list(_hosts.values()) if host.directory == directory), None)
 
 
 def _check_parts(directory: str) -> None:

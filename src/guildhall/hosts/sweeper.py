@@ -32,18 +32,17 @@ class Sweeper:
         os.write(self._write, b"!")
 
     def _sweep(self) -> None:
-        while os.read(self._read, 64) and not self._is_closing:
-            time.sleep(SOON_S)
-            with suppress(
-                Broken, Misuse
-            ):  # Full or closed: what is left goes with the next flush, or with the session.
-                self._host.settle()
+        try:
+            while os.read(self._read, 64) and not self._is_closing:
+                time.sleep(SOON_S)
+                with suppress(Broken, Misuse):  # Full or closed: what is left goes with the next flush or the session.
+                    self._host.settle()
+        finally:
+            os.close(self._read)  # By the thread: it may be busy for longer than `close` waits.
 
     def close(self) -> None:
         """End the thread."""
         self._host.nudge = None
         self._is_closing = True
-        self._nudge()
+        os.close(self._write)
         self._thread.join(1)
-        for fd in (self._read, self._write):
-            os.close(fd)
