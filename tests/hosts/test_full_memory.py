@@ -16,7 +16,7 @@ from faults import Child, eventually, script, spills
 
 import guildhall
 from guildhall import Client, Event, Hall, Lock, Pub, Queue, StoreFull, Sub, TimedOut, Variable
-from guildhall.client.vigil import ThreadsVigil
+from guildhall.client.vigil import Owned, ThreadsVigil
 from guildhall.primitives import lock, waiters
 from guildhall.store.keys import pack_name
 
@@ -152,7 +152,7 @@ def test_who_falls_asleep_while_memory_is_full_waits_and_says_nothing(small_hall
     host.transact(lock.acquire, pack_name("lock", "l"), host.session, 99, waiter.number, waiter)
     with inside:  # What it would have to say does not fit.
         fill(small_hall, "q")
-        vigil = ThreadsVigil(host, waiter, ())
+        vigil = ThreadsVigil(host, waiter, Owned())
         try:
             assert vigil.begin(bell.number)
             assert host.read(waiters.head, lock.LOCKS + pack_name("lock", "l")) == (

@@ -440,7 +440,7 @@ def test_a_task_that_waits_for_itself_or_for_what_depends_on_it() -> None:
     circle = hall.wait(agent, ("task", task))
     assert circle is not None
     label = f"f-{task.hex()}"
-    assert circle.text.startswith(f"task {label}: run by session 2 (pid 42, thread 1), which asked for it; ")
+    assert circle.text.startswith(f"task {label}: run by session 2 (pid 42, task {label}), which asked for it; ")
     hall.give_up(agent)
     circle = hall.wait(agent, ("task", last))
     assert circle is not None
@@ -471,7 +471,7 @@ def test_a_task_and_a_lock_in_one_circle() -> None:
     assert hall.wait(one, ("task", task)) is None
     circle = hall.wait(two, A)
     assert circle is not None
-    assert f"which waits for task f-{task.hex()}, run by session 2 (pid 42, thread 1), which asked" in circle.text
+    assert f"which waits for task f-{task.hex()}, run by session 2 (pid 42, task f-{task.hex()}), which" in circle.text
 
 
 def test_who_waits_for_any_of_several_tasks_needs_one() -> None:
@@ -483,6 +483,21 @@ def test_who_waits_for_any_of_several_tasks_needs_one() -> None:
     assert hall.store.read(deadlock.closes, Waiter(2, agent.number, 0), tasks.awaits) is False
     hall.give_up(agent)
     assert hall.wait(agent, ("any", (mine,))) is not None
+
+
+def test_a_list_of_tasks_that_others_may_lengthen_is_open_until_nobody_can() -> None:
+    hall = Hall(1, 2)
+    agent, mate = hall.agents[1:]
+    mine = hall.submit()
+    hall.claim(agent)
+    hall.ask(agent, ("task", mine))
+    waiter = Waiter(2, agent.number, 0)
+    said = Statement("thread 1", runs=(mine,), any_of=(mine,), is_open=True)
+    assert hall.store.transact(deadlock.declare, waiter, 1, said, tasks.awaits) is True
+    hall.ask(mate, ("task", mine))
+    sealed = Statement("thread 1", runs=(mine,), any_of=(mine,), is_open=True, sealed=(agent.number, mate.number))
+    hall.store.transact(waiters.arm, Waiter(2, mate.number, 0), 1, True)
+    assert isinstance(hall.store.transact(deadlock.declare, waiter, 1, sealed, tasks.awaits), Circle)
 
 
 @pytest.mark.parametrize("end", ["granted", "withdrawn", "buried", "rewritten"])
@@ -624,7 +639,7 @@ class Program(Hall):
 
 
 def _at(revision: int, said: Statement) -> Statement:
-    return Statement(said.who, said.holds, said.owners, said.runs, said.sealed, said.any_of, revision)
+    return Statement(said.who, said.holds, said.owners, said.runs, said.sealed, said.any_of, said.is_open, revision)
 
 
 def _run(seeds: Iterator[int]) -> int:

@@ -54,8 +54,6 @@ def forget(context: Any, frame: FrameType) -> None:
                 return
 
 
-_WORKING = ("guildhall-helper", "guildhall-slot", "guildhall-actor", "guildhall-attendant")
-"""How the threads are called that run tasks."""
 _HANDLES = f"{__package__}.handles"
 """The module without which nothing can be held."""
 
@@ -90,7 +88,7 @@ def task_number(task: Any) -> int:
 
 
 def of_thread(
-    host: EmbeddedHost, number: int, any_of: tuple[bytes, ...] = (), *, sees_joins: bool = False
+    host: EmbeddedHost, number: int, any_of: tuple[bytes, ...] = (), is_open: bool = False, *, sees_joins: bool = False
 ) -> Statement | None:
     """What this thread states before its wait of that number; None if nobody can have to wait for it.
 
@@ -108,8 +106,7 @@ def of_thread(
     sealed = _sealed(host, ident, number, stacks) if _HANDLES in sys.modules else ()
     if not (holds or owners or runs or sealed or any_of):
         return None
-    who = _name_of(runs) or f"thread {threading.current_thread().name}"
-    return Statement(who, holds, owners, tuple(oid for oid, _ in runs), sealed, any_of)
+    return Statement(f"thread {threading.current_thread().name}", holds, owners, runs, sealed, any_of, is_open)
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:
@@ -126,22 +123,21 @@ def _holds(host: EmbeddedHost, frames: set[FrameType]) -> tuple[Hold, ...]:
     return tuple(found)
 
 
-def _running(host: EmbeddedHost, ident: int | None) -> tuple[tuple[bytes, str], ...]:
-    """The task that the thread runs, with its name, and those around it. A task's forked child runs none."""
+def _running(host: EmbeddedHost, ident: int | None) -> tuple[bytes, ...]:
+    """The tasks that the thread runs, one inside the other, the newest first. A task's forked child runs none."""
     run = current.runs.get(ident) if host.give_way is not None and ident is not None else None
-    found: tuple[tuple[bytes, str], ...] = ()
+    found: tuple[bytes, ...] = ()
     while run is not None:
-        found += () if run.task is None else (run.task,)
+        if run.current is not None:
+            found += (run.current,)
         run = run.around
     return found
 
 
-def _name_of(runs: tuple[tuple[bytes, str], ...]) -> str:
-    return f"task {runs[0][1]}-{runs[0][0].hex()}" if runs else ""
-
-
 def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, FrameType]) -> tuple[int, ...]:
     """The waits of all threads of this process that run users' code, if none of them can do anything."""
+    if current.has_guests:
+        return ()
     asleep = host.asleep.copy()
     stuck = {ident, *asleep}
     joined = {other: _joined(frame) for other, frame in stacks.items()}
@@ -157,10 +153,13 @@ def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, Frame
 
 
 def _runs_code_of_users(host: EmbeddedHost, thread: threading.Thread) -> bool:
-    is_worker = current.task is not None and thread is threading.main_thread()
-    if is_worker or thread.name.startswith(_WORKING):
-        return thread.ident in current.runs  # It is idle between two tasks.
-    return not thread.name.startswith("guildhall-") or thread.name == "guildhall-callbacks"
+    """Whether it does, or may at any moment. A worker's threads do so only in tasks, which give back what they took."""
+    is_workers_main = host.role == "worker" and thread is threading.main_thread()
+    if is_workers_main or thread.name.startswith(("guildhall-slot-", "guildhall-helper")):
+        return thread.ident in current.runs
+    return not thread.name.startswith("guildhall-") or thread.name.startswith(
+        ("guildhall-callbacks", "guildhall-actor-")
+    )
 
 
 def _joining(ident: int, stacks: dict[int, FrameType]) -> set[int]:
@@ -197,7 +196,7 @@ def of_coroutine(host: EmbeddedHost) -> Statement | None:
     if task is None:
         return None
     frames = _frames_of(task)
-    runs: tuple[tuple[bytes, str], ...] = ()
+    runs: tuple[bytes, ...] = ()
     below = _run_until(frames[-1], task) if frames else None
     if below is not None:  # The thread goes on when this task has ended.
         frames += _stack(below)
@@ -206,8 +205,7 @@ def of_coroutine(host: EmbeddedHost) -> Statement | None:
     number = _numbers_of_tasks.get(task)
     if not (holds or runs or number) or _has_timer(task):
         return None
-    who = _name_of(runs) or f"asyncio task {task.get_name()}"
-    return Statement(who, holds, (number,) if number else (), tuple(oid for oid, _ in runs))
+    return Statement(f"asyncio task {task.get_name()}", holds, (number,) if number else (), runs)
 
 
 def _frames_of(task: Any) -> list[FrameType]:

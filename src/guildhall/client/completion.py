@@ -109,7 +109,8 @@ class as_completed:
             self._watch = EndWatch(next(iter(self._pending))._host)
         try:
             ended = drive.run(
-                self._watch.host, self._watch.flow(self._pending, deadline.left(self._until), "as_completed")
+                self._watch.host,
+                self._watch.flow(self._pending, deadline.left(self._until), "as_completed", is_open=True),
             )
         except BaseException:
             self._leave()

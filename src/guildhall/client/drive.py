@@ -17,7 +17,7 @@ from ..primitives import waiters
 from ..primitives.op import Answer
 from ..store.transaction import Waiter
 from . import agents
-from .vigil import ThreadsVigil, Vigil
+from .vigil import Owned, ThreadsVigil, Vigil
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
@@ -28,14 +28,14 @@ LEND_AGAIN_S = 0.05
 class Pause(NamedTuple):
     """Nothing to do until the waiter is granted, the time is up, or it is time to look again.
 
-    A flow that stands in several lines, all with one bell of its own, gives that, too. If the wait is for what others
-    hold or do, and has no other end, `owned` says so: it is () or, where any of several objects would end it, those.
+    A flow that stands in several lines, all with one bell of its own, gives that, too. `owned`: the wait is for what
+    others hold or do, and has no other end.
     """
 
     waiter: Waiter | None
     left_s: float | None
     bell: Bell | None = None
-    owned: tuple[bytes, ...] | None = None
+    owned: Owned | None = None
 
 
 class Glance(NamedTuple):
@@ -80,7 +80,7 @@ def waiting(
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
-    owned = () if is_owned and timeout_s is None else None
+    owned = Owned() if is_owned and timeout_s is None else None
     while True:
         waiter = host.waiter()
         try:
@@ -164,6 +164,8 @@ class _Sleeper:
         waiter = pause.waiter
         assert waiter is not None, "a pause has a waiter or a bell"
         self._bell = self._bell or self._host.bell()
+        if self._armed != waiter:
+            self._end_vigil()
         if pause.owned is not None:
             return self._keep_vigil(pause, self._bell)
         if self._armed != waiter:
@@ -176,14 +178,14 @@ class _Sleeper:
         """As `_arm`, for a wait that has no end of its own, and for one that is armed already."""
         if pause.owned is None or pause.waiter is None:
             return bell
-        if self._vigil is not None and self._armed == pause.waiter:
+        if self._vigil is not None and self._armed == pause.waiter and self._vigil.owned == pause.owned:
             self._vigil.again()
             return bell
         self._end_vigil()
         self._vigil = ThreadsVigil(self._host, pause.waiter, pause.owned)
         if self._vigil.begin(bell.number):
             self._armed = pause.waiter
-        return None  # As when armed.
+        return None
 
     def _end_vigil(self) -> None:
         if self._vigil is not None:
@@ -194,13 +196,23 @@ class _Sleeper:
         """In a task that waits for longer than a moment, others run meanwhile."""
         host = self._host
         if self._go_on is not None or host.give_way is None:
-            did = host.lend_hand()
+            did = self._lend_hand()
             if not did:
                 host.sleep(bell, left_s if did is None else sooner(left_s, LEND_AGAIN_S))
         elif bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
             host.bury_dead()
         elif left_s is None or left_s > GIVE_WAY_S:
             self._go_on = host.give_way()
+
+    def _lend_hand(self) -> bool | None:
+        """While a task runs in this thread it is not asleep: that one does what it likes."""
+        if self._vigil is None:
+            return self._host.lend_hand()
+        self._vigil.end()
+        try:
+            return self._host.lend_hand()
+        finally:
+            self._vigil.resume()
 
     def close(self) -> None:
         self._end_vigil()

@@ -24,6 +24,7 @@ from . import drive
 from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
+from .vigil import Owned
 
 if TYPE_CHECKING:
     from .handles.statistics import FutureStatistics
@@ -32,9 +33,9 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 
 READ_AHEAD = 256
-EXIT_S = 0.5
 MAX_OWNED = 256
 """A wait for any of more tasks than this counts as one that somebody will end."""
+EXIT_S = 0.5
 
 
 class Future:
@@ -353,11 +354,15 @@ class EndWatch:
         self.host = host
         self._bell = host.bell()
         self._waiters: dict[bytes, Waiter] = {}
+        self._stated: Waiter | None = None
+        """The one with the statement of what is waited for."""
 
-    def flow(self, pending: Iterable[Future], timeout_s: float | None, what: str) -> Flow[list[Future]]:
+    def flow(
+        self, pending: Iterable[Future], timeout_s: float | None, what: str, *, is_open: bool = False
+    ) -> Flow[list[Future]]:
         """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
 
-        More may be added to `pending` meanwhile, by one who then calls `nudge`.
+        If it `is_open`, more may be added to `pending` meanwhile, by one who then calls `nudge`.
         """
         until = deadline.after(timeout_s)
         host = self.host
@@ -376,11 +381,15 @@ class EndWatch:
                 self._waiters.update(zip(new, fresh, strict=True))
                 host.transact(values.watch_all, new, fresh)
             else:
-                owned = tuple(oids) if until is None and len(oids) <= MAX_OWNED else None
-                yield drive.Pause(self._waiters[oids[0]], left_s, self._bell, owned=owned)
+                is_owned = until is None and len(oids) <= MAX_OWNED
+                self._stated = self._waiters[oids[0]]
+                owned = Owned(tuple(oids), is_open) if is_owned else None
+                yield drive.Pause(self._stated, left_s, self._bell, owned)
 
     def nudge(self) -> None:
-        """Wake who waits, to look at what was added."""
+        """Wake who waits, to look at what was added. What it stated is not true any more."""
+        if self._stated is not None:
+            self.host.transact(waiters.arm, self._stated, self._bell.number)
         self.host.ring(self.host.waiter(self._bell))
 
     def __enter__(self) -> Self:

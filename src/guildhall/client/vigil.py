@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _thread import get_ident
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .. import deadline
 from ..engine.local import tasks
@@ -13,6 +14,15 @@ from ..primitives import deadlock, waiters
 from ..primitives.deadlock import Statement
 from ..store.transaction import Waiter
 from . import agents
+
+
+class Owned(NamedTuple):
+    """What is waited for: what the waiter stands in line for, or the end of any of several objects. If it `is_open`,
+    other threads of the process may add one."""
+
+    any_of: tuple[bytes, ...] = ()
+    is_open: bool = False
+
 
 AGAIN_S = 1.0
 """A circle may also be closed by what nobody waits for, such as the end of a thread: so it is looked for this often."""
@@ -61,16 +71,20 @@ class Vigil:
 class ThreadsVigil(Vigil):
     """That of this thread, which counts as asleep from its making until `end`."""
 
-    def __init__(self, host: EmbeddedHost, waiter: Waiter, any_of: tuple[bytes, ...]) -> None:
+    def __init__(self, host: EmbeddedHost, waiter: Waiter, owned: Owned) -> None:
         super().__init__(
-            host, waiter, lambda thorough: agents.of_thread(host, waiter.number, any_of, sees_joins=thorough)
+            host, waiter, lambda thorough: agents.of_thread(host, waiter.number, *owned, sees_joins=thorough)
         )
-        # Before it looks who else is asleep: of two that fall asleep at a time, the later to say so sees both.
+        self.owned = owned
         self._before = host.asleep.get(get_ident())
-        host.asleep[get_ident()] = waiter.number
+        self.resume()  # Before it looks who else is asleep: of two at a time, the later to say so sees both.
+
+    def resume(self) -> None:
+        """It is asleep again."""
+        self._host.asleep[get_ident()] = self._waiter.number
 
     def end(self) -> None:
-        """It is awake again, or, if this was a signal handler's wait, asleep as before."""
+        """It is awake; or asleep as before, if this was the wait of a signal handler, or of a task inside a task."""
         if self._before is None:
             self._host.asleep.pop(get_ident(), None)
         else:

@@ -14,19 +14,19 @@ task: EmbeddedHost | None = None
 
 
 class Run(Protocol):
-    """What a thread of a worker works on."""
+    """What a thread of a worker works on: the object of the task that runs now, and what was begun before it."""
 
     @property
-    def task(self) -> tuple[bytes, str] | None:
-        """The object's id and the name of the task that it is in."""
+    def current(self) -> bytes | None: ...
 
     @property
-    def around(self) -> Run | None:
-        """The task that this one runs inside of."""
+    def around(self) -> Run | None: ...
 
 
 runs: dict[int, Run] = {}
 """In a worker, what each of its threads works on."""
+has_guests = False
+"""Whether other functions than tasks were run in this worker: they may give back what they took at any time."""
 os.register_at_fork(after_in_child=runs.clear)
 _defaults: list[EmbeddedHost] = []
 

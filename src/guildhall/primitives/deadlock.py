@@ -47,7 +47,7 @@ class Statement(Record, tag=1, frozen=True):
 
     `owners` are the numbers by which it owns RLocks, `runs` the tasks that end only when it goes on. `sealed`: as long
     as these waits of its session last, no thread of the session can do anything. `any_of`: the objects any of which
-    would end the wait. `revision` is the commit's.
+    would end the wait, and if it `is_open` any thread of the session may add one. `revision` is the commit's.
     """
 
     who: str
@@ -56,6 +56,7 @@ class Statement(Record, tag=1, frozen=True):
     runs: tuple[bytes, ...] = ()
     sealed: tuple[int, ...] = ()
     any_of: tuple[bytes, ...] = ()
+    is_open: bool = False
     revision: int = 0
 
 
@@ -99,7 +100,7 @@ def declare(txn: Txn, waiter: Waiter, bell: int, statement: Statement | None, aw
         return waiters.arm(txn, waiter, bell, True)
     now = Statement(
         statement.who, statement.holds, statement.owners, statement.runs, statement.sealed, statement.any_of,
-        txn.revision,
+        statement.is_open, txn.revision,
     )  # fmt: skip
     if not waiters.arm(txn, waiter, bell, True, STATEMENT.pack(now)):
         return False
@@ -281,10 +282,14 @@ class Search:
             return [Edge((session, number), "held by") for number in said.sealed]
         return None
 
-    def _of_objects(self, node: Node, place: bytes) -> Edges:
-        said = self._said_by(node[0]).get(node[1]) if isinstance(node, tuple) else None
+    def _of_objects(self, node: tuple[int, int], place: bytes) -> Edges:
+        said = self._said_by(node[0]).get(node[1])
         some = (said.any_of if said is not None else ()) or (place[1:],)
-        return [Edge(oid, "") for oid in some] if all(self._stays(oid) for oid in some) else None
+        if not all(self._stays(oid) for oid in some):
+            return None
+        if said is not None and said.is_open and self._seal(node[0], said) is None:
+            return None
+        return [Edge(oid, "") for oid in some]
 
     def _of_task(self, oid: bytes) -> Edges:
         found = self._awaits(self._txn, oid)
@@ -372,8 +377,7 @@ class Search:
     def _thing(self, node: Node, keeper: Node) -> str:
         """What the wait waits for; of several tasks the one of the keeper."""
         if isinstance(keeper, bytes):
-            found = self._awaits(self._txn, keeper)
-            return f"task {found[0] if found else ''}-{keeper.hex()}"
+            return self._task(keeper)
         assert isinstance(node, tuple), "a task is kept by a wait only as what that wait's agent runs"
         place, want = waiters.endless(self._txn, *node) or (b"", b"")
         if place[:1] == multilock.REQUESTS:
@@ -391,13 +395,23 @@ class Search:
 
     def _link(self, node: tuple[int, int], keeper: Node | None) -> Link:
         session = sessions.look(self._txn, node[0])
-        said = self._said_by(node[0]).get(node[1])
         return Link(
             node[0],
             None if session is None else session.pid,
-            "" if said is None else said.who,
+            self._who(node),
             "" if keeper is None else self._thing(node, keeper),
         )
+
+    def _who(self, node: tuple[int, int]) -> str:
+        said = self._said_by(node[0]).get(node[1])
+        if said is None:
+            return ""
+        running = next((oid for oid in said.runs if self._awaits(self._txn, oid)), None)
+        return said.who if running is None else self._task(running)
+
+    def _task(self, oid: bytes) -> str:
+        found = self._awaits(self._txn, oid)
+        return f"task {found[0] if found else ''}-{oid.hex()}"
 
 
 def _traced(came: dict[Node, tuple[Node, Edge]], start: Node, node: Node, last: Edge) -> list[Edge]:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 from ...errors import Broken, Misuse, StoreFull
+from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR
 from . import inbox, tasks
-from .answering import answering
 from .running import run_task
 from .tasks import Done
 
@@ -45,8 +45,8 @@ class Attendant(threading.Thread):
         finally:
             host.done(bell)
         key, oid, recipe = found
-        with answering(oid, recipe.name):
-            end = run_task(host, oid, recipe)
+        current.has_guests = True
+        end = run_task(host, oid, recipe)
         try:
             host.transact(inbox.done, key, end)
         except StoreFull:

@@ -15,7 +15,6 @@ from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import ERROR
 from . import actors, tasks
-from .answering import answering
 from .running import arguments, ended
 from .tasks import Done, Recipe
 
@@ -82,9 +81,7 @@ class Actor(threading.Thread):
         if self._is_awaited(recipe):
             self._later(key, oid, recipe)
         else:
-            with answering(oid, recipe.name):
-                end = ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe)))
-            self._tell(key, end)
+            self._tell(key, ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe))))
         return True
 
     def _is_awaited(self, recipe: Recipe) -> bool:

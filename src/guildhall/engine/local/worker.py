@@ -66,8 +66,7 @@ class Run:
         self.around: Run | None = None
         """What its thread works on, too, and goes on with behind this."""
         self.current: bytes | None = None
-        """The task that may be interrupted now."""
-        self.task: tuple[bytes, str] | None = None
+        """The task that runs now, and may be interrupted."""
         self.todo = todo[::-1]
         """The tasks not begun, the next one last."""
         self._ends: list[Done] = []
@@ -98,12 +97,9 @@ class Run:
             if end is not None:
                 self._ends.append(end)
             if not self.todo:
-                self.task = None
                 return None
             self.begun += 1
-            oid, recipe = self.todo.pop()
-            self.task = oid, recipe.name
-            return oid, recipe
+            return self.todo.pop()
 
     def tell(self, last: Done | None = None) -> None:
         """Finish what has ended. Any thread may, while another works."""
