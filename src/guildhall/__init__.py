@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from concurrent.futures import CancelledError as CancelledError
 
     from .client.client import Client as Client
+    from .client.client import Executor as Executor
     from .client.client import LocalCluster as LocalCluster
     from .client.client import get_client as get_client
     from .client.futures import Future as Future
@@ -50,7 +51,7 @@ __version__ = "0.1.0"
 TimeoutError = TimeoutError
 
 _HOMES = {
-    "client.client": ("Client", "LocalCluster", "get_client"),
+    "client.client": ("Client", "Executor", "LocalCluster", "get_client"),
     "client.futures": ("Future", "as_completed", "wait"),
     "client.hall": ("Hall", "open"),
     "client.handles": (

@@ -19,6 +19,7 @@ from ..hosts.embedded import EmbeddedHost
 from ..hosts.sweeper import Sweeper
 from . import hall as halls
 from . import submission
+from .executor import ClientExecutor
 from .futures import Future, expect_futures, results
 
 _clients: list[Client] = []
@@ -195,6 +196,10 @@ class Client:
         for host in {future._host for future in every}:
             host.transact(tasks.cancel, [future._oid for future in every if future._host is host])
 
+    def get_executor(self, **options: Any) -> Executor:
+        """A `concurrent.futures.Executor` over these workers; options of `submit` hold for each of its calls."""
+        return Executor(client=self, **options)
+
     # -- the cluster --------------------------------------------------------------------------------------------------
 
     def ncores(self) -> int:
@@ -249,6 +254,53 @@ class TaskClient(Client):
 
     def _repr_html_(self) -> str:
         return html.escape(repr(self))
+
+
+class Executor(ClientExecutor):
+    """A `concurrent.futures.Executor`, used as `ProcessPoolExecutor` is, with that module's own futures.
+
+    `Executor(4)` starts four workers of its own, which end with it. `Executor()` works on those of the newest client, or
+    inside a task on the task's; without any it starts one for each core. `Executor(client=)` and `client.get_executor()`
+    leave the client's workers running. `initializer(*initargs)` runs once in each process before its first call.
+
+    A call whose worker dies runs again, at most three times; then it alone fails, with KilledWorker. A future that a
+    worker has cannot be cancelled. After `shutdown` a call raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        client: Client | None = None,
+        **options: Any,
+    ) -> None:
+        if max_workers is not None and (client is not None or max_workers <= 0):
+            raise Misuse(f"Executor: max_workers {max_workers!r}: expected 1 or more, and no client beside it")
+        found = client or (_client_around() if max_workers is None else None)
+        made = found or _Workers(max_workers)
+        try:
+            super().__init__(made, found is None, initializer, initargs, options)
+        except BaseException:
+            if found is None:
+                made.close()
+            raise
+
+
+class _Workers(Client):
+    """An executor's own: not the client that is meant when none is given."""
+
+    def __init__(self, n_workers: int | None) -> None:
+        self.cluster = LocalCluster(n_workers)
+        self.host = self.cluster.host
+
+    def close(self) -> None:
+        self.cluster.close()
+
+
+def _client_around() -> Client | None:
+    return get_client() if current.task is not None or _clients else None
 
 
 def get_client() -> Client:

@@ -292,6 +292,22 @@ def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
     settle_all(txn, [Done(oid, CANCELLED, b"") for oid in oids])
 
 
+def is_claimed(txn: Txn, oid: bytes) -> bool:
+    """Whether a worker has the task: it runs, or stands behind one that does."""
+    return any(oid in CLAIM.unpack(data).oids for _, data in txn.scan(CLAIMS))
+
+
+def cancel_waiting(txn: Txn, oid: bytes) -> bool:
+    """Cancel a task that no worker has yet. False, and nothing changes, if one has or had it."""
+    found = values.look(txn, oid)
+    if found is None or found.state == CANCELLED:
+        return True
+    if found.state != PENDING or is_claimed(txn, oid):
+        return False
+    cancel(txn, (oid,))
+    return True
+
+
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     values.rewrite(txn, oid, found, RECIPE.pack(recipe))
     _put_first(txn, oid, recipe)
