@@ -109,6 +109,7 @@ class _Listener(threading.Thread):
         except (Broken, Misuse):  # The hall is closed: nothing ends in it any more.
             with _gate:
                 self._has_ended = True
+            self._bell.close()
             self._abandoned([*self._new, *(call for calls in self._waited.values() for call in calls)])
 
     def _turn(self) -> bool:

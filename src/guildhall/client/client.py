@@ -276,8 +276,10 @@ class Executor(ClientExecutor):
         client: Client | None = None,
         **options: Any,
     ) -> None:
-        if max_workers is not None and (client is not None or max_workers <= 0):
-            raise Misuse(f"Executor: max_workers {max_workers!r}: expected 1 or more, and no client beside it")
+        if max_workers is not None and max_workers <= 0:
+            raise Misuse(f"Executor: max_workers must be greater than 0, got {max_workers!r}")
+        if max_workers is not None and client is not None:
+            raise Misuse("Executor: max_workers and client: expected one of the two; a client has its own workers")
         found = client or (_client_around() if max_workers is None else None)
         made = found or _Workers(max_workers)
         try:

@@ -67,6 +67,11 @@ class ClientExecutor(standard.Executor):
         """How many calls run at a time. Dask asks for it by this name."""
         return self._desk.client.host.read(tasks.workers)
 
+    @property
+    def _broken(self) -> bool:
+        """Whether it takes no calls because its initializer failed. Others ask for it by this name, too."""
+        return self._desk.failure is not None
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> standard.Future[T]:
         """Run `fn(*args, **kwargs)` in a worker. Raises RuntimeError after `shutdown`, Unpicklable for what cannot travel."""
         return self._desk.submit(fn, args, kwargs)
@@ -85,7 +90,7 @@ class ClientExecutor(standard.Executor):
         if chunksize == 1:
             return _results(self._desk.map(fn, *iterables), until)
         chunks = _chunks(zip(*iterables, strict=False), chunksize)
-        return itertools.chain.from_iterable(_results(self._desk.map(_Chunk(fn), chunks), until))
+        return _flat(_results(self._desk.map(_Chunk(fn), chunks), until))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all have ended; `cancel_futures`: those that have not begun are cancelled."""
@@ -274,7 +279,9 @@ class _Desk:
         self._pending: dict[CallFuture, None] = {}
         self._unheard: dict[CallFuture, None] = {}
         """Of those, the ones whose end nobody has asked to hear: who waits for a result looks for himself."""
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
+        self._drainers = 0
+        self._closing = threading.Lock()
         atexit.register(self._leave)
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -294,8 +301,8 @@ class _Desk:
         return fn if self._prepare is None else _Prepared(self._prepare, fn)
 
     def _expect_open(self) -> None:
-        if self._failure is not None:
-            raise standard.BrokenExecutor(str(self._failure))
+        if self.failure is not None:
+            raise standard.BrokenExecutor(str(self.failure))
         if self.is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -321,16 +328,17 @@ class _Desk:
         with self._gate:
             self._pending.pop(future, None)
             self._unheard.pop(future, None)
-            is_last = not self._pending
-            if is_last:
-                self._gate.notify_all()
-        if is_last and self.is_shut:
+            if self._pending:
+                return
+            self._gate.notify_all()
+            is_ours_to_close = self.is_shut and not self._drainers
+        if is_ours_to_close:
             self._close()
 
     def break_down(self, why: BaseException) -> None:
         """No call of this executor can run: those that wait fail, others are refused."""
         with self._gate:
-            self._failure = self._failure or why
+            self.failure = self.failure or why
             waiting = list(self._pending)
         for future in waiting:
             inner = future._inner
@@ -362,19 +370,21 @@ class _Desk:
     def _drain(self) -> None:
         self.follow(*list(self._pending))
         with self._gate:
+            self._drainers += 1
             while self._pending:
                 self._gate.wait(LOOK_AGAIN_S)
+            self._drainers -= 1
 
     def _leave(self) -> None:
         """The interpreter ends: not before what was submitted has run, as with the standard library's executors."""
         self.shutdown(wait=True, cancel_futures=False)
 
     def _close(self) -> None:
+        with self._closing:
+            if self._is_own:
+                self._is_own = False
+                self.client.close()
         atexit.unregister(self._leave)
-        with self._gate:
-            is_own, self._is_own = self._is_own, False
-        if is_own:
-            self.client.close()
 
 
 # -- what travels -----------------------------------------------------------------------------------------------------
@@ -422,6 +432,11 @@ def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:
                 call.cancel()
 
     return each()
+
+
+def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
+    for chunk in chunks:
+        yield from chunk
 
 
 class _InitializerFailed(standard.BrokenExecutor):

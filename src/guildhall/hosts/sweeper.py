@@ -1,11 +1,12 @@
 """References that were let go are told to the hall soon, also by a process that does nothing else.
 
-A finalizer may run anywhere, also inside a transaction or a lock: it only notes what went, and writes a byte to a pipe.
+A finalizer may run anywhere, also inside a transaction or a lock, or while another thread closes the hall: it only notes
+what went, and sends a byte over a socket, which is nobody else's when it is closed.
 """
 
 from __future__ import annotations
 
-import os
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -22,17 +23,19 @@ class Sweeper:
 
     def __init__(self, host: EmbeddedHost) -> None:
         self._host = host
-        self._read, self._write = os.pipe()
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
         self._is_closing = False
         self._thread = threading.Thread(target=self._sweep, daemon=True, name="guildhall-sweeper")
         self._thread.start()
         host.nudge = self._nudge
 
     def _nudge(self) -> None:
-        os.write(self._write, b"!")
+        with suppress(OSError):  # Full, then it is on its way; or closed meanwhile.
+            self._write.send(b"!")
 
     def _sweep(self) -> None:
-        while os.read(self._read, 64) and not self._is_closing:
+        while self._read.recv(64) and not self._is_closing:
             time.sleep(SOON_S)
             with suppress(
                 Broken, Misuse
@@ -45,5 +48,5 @@ class Sweeper:
         self._is_closing = True
         self._nudge()
         self._thread.join(1)
-        for fd in (self._read, self._write):
-            os.close(fd)
+        for end in (self._read, self._write):
+            end.close()
