@@ -7,6 +7,7 @@ The map: `store` (ordered keys, transactions) < `primitives` (ops) < `hosts` (wh
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,3 +83,39 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+# -- joblib -----------------------------------------------------------------------------------------------------------
+# Its backends are chosen by name, and it has no other way to learn ours (docs/decisions/0010-joblib-by-name.md).
+
+
+def _joblib_backend(**options: Any) -> Any:
+    from .joblib import GuildhallBackend
+
+    return GuildhallBackend(**options)
+
+
+class _JoblibImport:
+    """Tells joblib our name when it is imported; neither is loaded for that. Then it is gone."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "joblib.parallel":
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+        spec = next((found for found in specs if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                module.register_parallel_backend("guildhall", _joblib_backend)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "joblib.parallel" in sys.modules:
+    sys.modules["joblib.parallel"].register_parallel_backend("guildhall", _joblib_backend)
+else:
+    sys.meta_path.insert(0, _JoblibImport())  # type: ignore[arg-type]
