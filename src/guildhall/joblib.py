@@ -12,18 +12,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures as standard
 from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from types import FunctionType
 from typing import Any
 
 from .client.client import Client, Executor, get_client
 from .client.executor import ClientExecutor
 from .client.futures import Future
-from .engine.local import payload, tasks
+from .engine.local import functions, payload, tasks
 from .errors import NoHall
 
 try:
     from joblib import cpu_count, register_parallel_backend
     from joblib._parallel_backends import FallbackToBackend
-    from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, SequentialBackend
+    from joblib.parallel import AutoBatchingMixin, BatchedCalls, ParallelBackendBase, SequentialBackend
 except ImportError as error:
     raise ImportError("guildhall.joblib needs joblib: pip install 'guildhall[joblib]'") from error
 
@@ -96,9 +98,17 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         count = self.effective_n_jobs(n_jobs)
         if count == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if self._call is not None:  # All of a `parallel_config` block share one backend; others are at it.
+            raise FallbackToBackend(self._another())
         self.parallel = parallel
         self._call = _Call(self._client, count, self.inner_max_num_threads, max_nbytes, self._options)
         return count
+
+    def _another(self) -> GuildhallBackend:
+        made = GuildhallBackend(self.nesting_level, self._given, **self._options)
+        made.inner_max_num_threads = self.inner_max_num_threads
+        made._own = self._own
+        return made
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> standard.Future[Any]:
         """Run one batch. `callback` is called with the future when it has ended."""
@@ -199,13 +209,24 @@ class _Call:
             future.set_exception(error)
 
     def _send(self, batch: Callable[[], Any]) -> standard.Future[Any]:
-        data, buffers, _ = payload.pickled(self._client.host, batch, "a batch of joblib's calls")
+        kept, rest = self._apart(batch)
+        data, buffers, _ = payload.pickled(self._client.host, rest, "a batch of joblib's calls")
         if buffers:
-            sent = self._executor.submit(_run, data, self._threads, [self._shared.place(one) for one in buffers])
+            sent = self._executor.submit(_RUN, kept, data, self._threads, [self._shared.place(one) for one in buffers])
         else:
-            sent = self._executor.submit(_run, data, self._threads)
+            sent = self._executor.submit(_RUN, kept, data, self._threads)
         sent.batch = batch  # type: ignore[attr-defined]  # Futures in its arguments live as long as it is under way.
         return sent
+
+    def _apart(self, batch: Any) -> tuple[bytes, Any]:
+        """The pickle of what all calls of the batch call, which is kept from one to the next, and the rest of it."""
+        items = batch.items
+        function = items[0][0]
+        if type(function) is FunctionType and all(item[0] is function for item in items):
+            code, uses = functions.pickled(self._client.host, function, function.__name__)
+            if code is not None and not uses:
+                return code, (batch.__reduce__()[1][1], [item[1:] for item in items])
+        return b"", batch
 
     def close(self, cancel: bool) -> None:
         with self._gate:
@@ -247,11 +268,19 @@ def _address(view: memoryview) -> int:
 # -- in the worker ----------------------------------------------------------------------------------------------------
 
 
-def _run(data: bytes, threads: int, buffers: Any = ()) -> Any:
+def _run(kept: bytes, data: bytes, threads: int, buffers: Any = ()) -> Any:
     """The results of a batch."""
     batch = pickle.loads(data, buffers=buffers)
+    if kept:
+        function = _function(kept)
+        nested, calls = batch
+        batch = BatchedCalls([(function, *call) for call in calls], nested)
     _limit(threads)
     return batch()
+
+
+_RUN = partial(_run)
+_function = lru_cache(maxsize=16)(pickle.loads)
 
 
 _limited: tuple[int, int] | None = None

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from .. import deadline
-from ..errors import Broken, Misuse
+from ..errors import Broken, Misuse, StoreFull
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 
 LINGER_S = 0.5
 """A thread without anything to wait for stays that long, for the next one: starting it takes as long as a short task."""
 MAX_TAKEN = 256
+FULL_S = 0.02
+LEAVE_S = 1.0
+"""So long a hall that is closed waits for a callback."""
 
 
 class Future(Protocol):
@@ -89,28 +94,49 @@ class _Listener(threading.Thread):
         self._new: deque[Call] = deque()
         self._waited: dict[bytes, list[Call]] = {}
         self._is_asleep = False
+        self._is_leaving = False
         self._has_ended = False
+
+    def start(self) -> None:
+        self._host.before_leaving.append(self._leave)
+        super().start()
 
     def take(self, calls: Iterable[Call]) -> bool:
         """Some more. False if this thread has ended, or is the parent's in a forked child. The gate is held."""
         if self._has_ended or self._session != self._host.session:
             return False
         self._new.extend(calls)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
         if self._is_asleep:
             self._is_asleep = False
             self._host.ring(self._host.waiter(self._bell))
-        return True
+
+    def _leave(self) -> None:
+        """The hall is being closed: nothing ends in it any more."""
+        with _gate:
+            self._is_leaving = True
+            self._wake()
+        if threading.current_thread() is not self:
+            self.join(LEAVE_S)
 
     def run(self) -> None:
         try:
-            while self._turn():
+            while not self._is_leaving and self._turn():
                 pass
-            self._host.done(self._bell)
-        except (Broken, Misuse):  # The hall is closed: nothing ends in it any more.
-            with _gate:
-                self._has_ended = True
+        except (Broken, Misuse):  # Closed under a callback that took too long.
+            pass
+        with _gate:
+            self._has_ended = True
+        with suppress(ValueError):
+            self._host.before_leaving.remove(self._leave)
+        if self._is_leaving:
             self._bell.close()
-            self._abandoned([*self._new, *(call for calls in self._waited.values() for call in calls)])
+        else:
+            self._host.done(self._bell)
+        self._abandoned([*self._new, *(call for calls in self._waited.values() for call in calls)])
 
     def _turn(self) -> bool:
         """Call for what has ended; if that is nothing, sleep. False when there was nothing to wait for for long."""
@@ -132,7 +158,12 @@ class _Listener(threading.Thread):
                 oids.append(future._oid)
         for at in range(0, len(oids), MAX_TAKEN):
             portion = oids[at : at + MAX_TAKEN]
-            self._host.transact(values.follow, self._feed, portion, [self._host.waiter() for _ in portion])
+            while not self._is_leaving:
+                try:
+                    self._host.transact(values.follow, self._feed, portion, [self._host.waiter() for _ in portion])
+                    break
+                except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
+                    time.sleep(FULL_S)
 
     def _sleep(self) -> bool:
         """Until something may have ended or is new. False if there is nothing to wait for, for long enough."""
@@ -140,6 +171,8 @@ class _Listener(threading.Thread):
         with _gate:
             if self._new:
                 return True
+            if self._is_leaving:
+                return False
             self._is_asleep = True
         while True:
             self._host.sleep(self._bell, deadline.left(until))
