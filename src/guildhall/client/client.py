@@ -200,6 +200,39 @@ class Client:
         """A `concurrent.futures.Executor` over these workers; options of `submit` hold for each of its calls."""
         return Executor(client=self, **options)
 
+    # -- Dask collections ---------------------------------------------------------------------------------------------
+
+    asynchronous = False
+    """Dask asks."""
+
+    def get(self, dsk: Any, keys: Any, *, sync: bool = True, **options: Any) -> Any:
+        """Compute a Dask graph: the values of the keys (with `sync=False` futures of them), in the shape they come in.
+
+        This is what `dask.config.set(scheduler=client)` and `scheduler=client` call. `retries` and `priority` hold for
+        each node.
+        """
+        from . import graphs
+
+        return graphs.get(self.host, dsk, keys, sync=sync, **options)
+
+    def compute(
+        self, collections: Any, sync: bool = False, optimize_graph: bool = True, traverse: bool = True, **options: Any
+    ) -> Any:
+        """Futures of Dask collections (arrays, bags, dataframes, delayed), one for each; `sync=True`: their values.
+
+        Takes one or a list; lists and dicts in it are looked through, and what is no collection is given back.
+        """
+        from . import graphs
+
+        made = graphs.compute(self.host, collections, optimize_graph, traverse, options)
+        return self.gather(made) if sync else made
+
+    def persist(self, collections: Any, optimize_graph: bool = True, **options: Any) -> Any:
+        """The collections (one, or a list), computed in the background: they look the same and are made of futures."""
+        from . import graphs
+
+        return graphs.persist(self.host, collections, optimize_graph, options)
+
     # -- the cluster --------------------------------------------------------------------------------------------------
 
     def ncores(self) -> int:

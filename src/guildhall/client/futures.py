@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from itertools import takewhile
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from .. import deadline
 from ..deadline import Timeout
@@ -27,6 +28,14 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 
 READ_AHEAD = 256
+
+
+_known_to_dask: WeakValueDictionary[tuple[EmbeddedHost, Any], Future] = WeakValueDictionary()
+
+
+def known_to_dask(host: EmbeddedHost, key: Any) -> Future | None:
+    """The future of that key that a Dask graph was made of."""
+    return _known_to_dask.get((host, key))
 
 
 class Future:
@@ -53,7 +62,19 @@ class Future:
         if payload.context.uses is not None:
             _expect_hall(payload.context.into, self)
             payload.context.uses.append(self._oid)
+        if payload.context.results is not None:
+            payload.context.results.append(self._oid)
+            return _value_of, (self._oid,)
         return _restore, (self._oid, self.key)
+
+    @property
+    def __dask_future__(self) -> bool:
+        """Dask asks this of what it meets in a graph, and keeps the key only: by that it is found again."""
+        _known_to_dask[self._host, self.key] = self
+        return True
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return type(self).__name__, self.key
 
     def __del__(self) -> None:
         if self._session == self._host._session:  # In a forked child the hold is its parent's.
@@ -216,6 +237,11 @@ class _Result:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _value_of, (self._oid,)
+
+
+def result_in(oid: bytes) -> Any:
+    """Stands in a task's arguments for the result of a task that it depends on."""
+    return _Result(oid)
 
 
 def _value_of(oid: bytes) -> Any:
