@@ -101,7 +101,7 @@ class _JoblibImport:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "joblib.parallel":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
         spec = next((found for found in specs if found is not None), None)
         if spec is not None and spec.loader is not None:
@@ -118,4 +118,4 @@ class _JoblibImport:
 if "joblib.parallel" in sys.modules:
     sys.modules["joblib.parallel"].register_parallel_backend("guildhall", _joblib_backend)
 else:
-    sys.meta_path.insert(0, _JoblibImport())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _JoblibImport())

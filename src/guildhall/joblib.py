@@ -30,7 +30,7 @@ except ImportError as error:
     raise ImportError("guildhall.joblib needs joblib: pip install 'guildhall[joblib]'") from error
 
 SHARED_BYTES = 1 << 20
-"""A larger array is placed once for all calls of a `Parallel` that use it, if joblib's `max_nbytes` says nothing else."""
+"""A larger array is placed once for all calls of a `Parallel`, if joblib's `max_nbytes` says nothing else."""
 
 
 class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -46,6 +46,8 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     default_n_jobs = -1
     MIN_IDEAL_BATCH_DURATION = 0.05
     MAX_GROWTH = 8
+    _effective_batch_size: int
+    _smoothed_batch_duration: float
 
     def __init__(self, nesting_level: int | None = None, client: Client | None = None, **options: Any) -> None:
         super().__init__(nesting_level=nesting_level)
@@ -84,7 +86,8 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def compute_batch_size(self) -> int:
         """As joblib, which aims at batches four times as long, doubles: we get there in fewer steps."""
-        before, took_s = self._effective_batch_size, self._smoothed_batch_duration
+        before = self._effective_batch_size
+        took_s = self._smoothed_batch_duration
         size: int = super().compute_batch_size()
         if size == 2 * before and took_s > 0:
             ideal = int(2 * before * self.MIN_IDEAL_BATCH_DURATION / took_s)
@@ -195,9 +198,9 @@ class _Call:
                     return
                 self._places -= 1
                 batch, future = self._backlog.popleft()
-            self._send(batch).add_done_callback(lambda sent, future=future: self._pass_on(sent, future))
+            self._send(batch).add_done_callback(partial(self._pass_on, future))
 
-    def _pass_on(self, sent: standard.Future[Any], future: standard.Future[Any]) -> None:
+    def _pass_on(self, future: standard.Future[Any], sent: standard.Future[Any]) -> None:
         with self._gate:
             assert self._places is not None, "only what has places passes on"
             self._places += 1

@@ -272,7 +272,8 @@ def test_the_name_is_known_whichever_is_imported_first_and_without_a_client(orde
 def test_importing_guildhall_imports_no_joblib_and_joblib_no_client() -> None:
     code = (
         "import sys, guildhall; assert 'joblib' not in sys.modules; n = len(sys.meta_path); import joblib; "
-        "assert len(sys.meta_path) == n - 1; print('guildhall.client' in sys.modules, 'guildhall' in joblib.parallel.BACKENDS)"
+        "assert len(sys.meta_path) == n - 1; "
+        "print('guildhall.client' in sys.modules, 'guildhall' in joblib.parallel.BACKENDS)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("False True\n", "")

@@ -19,7 +19,7 @@ from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 
 LINGER_S = 0.5
-"""A thread without anything to wait for stays that long, for the next one: starting it takes as long as a short task."""
+"""So long a thread without anything to wait for stays, for the next: starting one takes as long as a short task."""
 MAX_TAKEN = 256
 FULL_S = 0.02
 LEAVE_S = 1.0

@@ -292,9 +292,10 @@ class TaskClient(Client):
 class Executor(ClientExecutor):
     """A `concurrent.futures.Executor`, used as `ProcessPoolExecutor` is, with that module's own futures.
 
-    `Executor(4)` starts four workers of its own, which end with it. `Executor()` works on those of the newest client, or
-    inside a task on the task's; without any it starts one for each core. `Executor(client=)` and `client.get_executor()`
-    leave the client's workers running. `initializer(*initargs)` runs once in each process before its first call.
+    `Executor(4)` starts four workers of its own, which end with it. `Executor()` works on those of the newest client,
+    or inside a task on the task's; without any it starts one for each core. `Executor(client=)` and
+    `client.get_executor()` leave the client's workers running. `initializer(*initargs)` runs once in each process
+    before its first call.
 
     A call whose worker dies runs again, at most three times; then it alone fails, with KilledWorker. A future that a
     worker has cannot be cancelled. After `shutdown` a call raises RuntimeError.

@@ -73,7 +73,7 @@ class ClientExecutor(standard.Executor):
         return self._desk.failure is not None
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> standard.Future[T]:
-        """Run `fn(*args, **kwargs)` in a worker. Raises RuntimeError after `shutdown`, Unpicklable for what cannot travel."""
+        """Run `fn(*args, **kwargs)` in a worker. RuntimeError after `shutdown`, Unpicklable if it cannot travel."""
         return self._desk.submit(fn, args, kwargs)
 
     def map(
@@ -93,7 +93,7 @@ class ClientExecutor(standard.Executor):
         return _flat(_results(self._desk.map(_Chunk(fn), chunks), until))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. `wait`: until all have ended; `cancel_futures`: those that have not begun are cancelled."""
+        """Take no more calls. `wait`: until all have ended; `cancel_futures`: what has not begun is cancelled."""
         self._desk.shutdown(wait, cancel_futures)
 
     def __repr__(self) -> str:

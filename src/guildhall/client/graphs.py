@@ -1,7 +1,7 @@
 """Dask's collections on our workers: each node of a graph is a task, and only the keys asked for become futures.
 
-The only place that imports dask. Its optimizers run where they are called, as with every scheduler; what comes here is a
-graph of nodes that know which keys they need.
+The only place that imports dask. Its optimizers run where they are called, as with every scheduler; what comes here is
+a graph of nodes that know which keys they need.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ def get(host: EmbeddedHost, graph: Any, keys: Any, *, sync: bool = True, **optio
     futures = submit(host, graph, flat, **options)
     if not sync:
         return _packed(keys, futures)
-    if len(flat) > 1:
-        _gate(host, futures.values()).result()  # Whichever fails, it fails at once.
-    found = dict(zip(flat, results([futures[key] for key in flat]), strict=True))
+    try:
+        if len(flat) > 1:
+            _gate(host, futures.values()).result()  # Whichever fails, it fails at once.
+        found = dict(zip(flat, results([futures[key] for key in flat]), strict=True))
+    finally:
+        futures.clear()  # The traceback of an error would keep them, and with them all that has not run.
     return _packed(keys, found)
 
 
@@ -213,7 +216,8 @@ class _Submission:
         host = self._host
         name = key_split(key)
         given = node, {needed: result_in(oid) for needed, oid in deps.items()}
-        payload.context.results = inside = []  # Dask leaves futures in the arguments of a node as they are.
+        inside: list[bytes] = []
+        payload.context.results = inside  # Dask leaves futures in the arguments of a node as they are.
         try:
             data, _, placed = payload.inline(host, (given, {}), f"node {name}")
         finally:

@@ -1,7 +1,7 @@
 """References that were let go are told to the hall soon, also by a process that does nothing else.
 
-A finalizer may run anywhere, also inside a transaction or a lock, or while another thread closes the hall: it only notes
-what went, and sends a byte over a socket, which is nobody else's when it is closed.
+A finalizer may run anywhere, also inside a transaction or a lock, or while another thread closes the hall: it only
+notes what went, and sends a byte over a socket, which is nobody else's when it is closed.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _wake(txn: Txn, oid: bytes) -> None:
 
 
 def _tell(txn: Txn, feed: bytes, oid: bytes) -> None:
-    """One more in the feed. Its bell rings for the first: for the others it has been rung, and they are not taken yet."""
+    """One more in the feed. Its bell rings for the first: for the others it has rung, and they are not taken yet."""
     if txn.first(TOLD + feed) is None:
         session, bell = keys.unpack(feed)
         txn.wake(Waiter(session, 0, bell))
