@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .errors import TaskFailed as TaskFailed
     from .errors import TimedOut as TimedOut
     from .errors import Unpicklable as Unpicklable
+    from .tools.progress import progress as progress
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ _HOMES = {
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
     ),
+    "tools.progress": ("progress",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

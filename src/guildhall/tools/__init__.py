@@ -1,0 +1,1 @@
+"""Ways in from outside: what people look at."""
