@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
+    from .client.xarray_lock import install_xarray_lock as install_xarray_lock
     from .errors import Broken as Broken
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
@@ -60,6 +61,7 @@ _HOMES = {
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
     ),
+    "client.xarray_lock": ("install_xarray_lock",),
     "errors": (
         "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",

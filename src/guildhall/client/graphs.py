@@ -98,6 +98,11 @@ def _futures(host: EmbeddedHost, options: dict[str, Any]) -> Callable[..., list[
     return schedule
 
 
+def scheduler_now() -> Any:
+    """What computes Dask's collections here, if nothing else is said."""
+    return dask.base.get_scheduler()
+
+
 class _Plan(NamedTuple):
     """A graph, made ready: its nodes in the order in which to submit them, and how many others need each."""
 
