@@ -127,7 +127,10 @@ def test_ten_thousand_futures_are_followed_at_a_small_cost(client: Client) -> No
 
 
 def test_importing_guildhall_imports_none_of_it() -> None:
-    code = "import sys, guildhall; guildhall.progress; print(*({'rich', 'tqdm', 'ipywidgets', 'IPython'} & set(sys.modules)))"
+    code = (
+        "import sys, guildhall; guildhall.progress; "
+        "print(*({'rich', 'tqdm', 'ipywidgets', 'IPython'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
     assert guildhall.progress is progress

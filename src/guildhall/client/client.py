@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import builtins
-import html
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from ..hosts.sweeper import Sweeper
 from . import hall as halls
-from . import submission
+from . import html, submission
 from .executor import ClientExecutor
 from .futures import Future, expect_futures, results
 
@@ -78,6 +77,20 @@ class LocalCluster:
 
     def __repr__(self) -> str:
         return f"LocalCluster({self.n_workers} workers, {self.n_workers} threads)"
+
+    def _repr_html_(self) -> str:
+        return html.table("guildhall LocalCluster", self._facts())
+
+    def _facts(self) -> list[tuple[str, object]]:
+        facts: list[tuple[str, object]] = [("Workers", self.n_workers), ("Threads", self.n_workers)]
+        if not self.is_ours():
+            return [*facts, ("Status", "closed" if not self._is_open else "of the parent process")]
+        pids = ", ".join(str(process.pid) for process in self.pool.processes if not process.has_ended)
+        ready, claimed = self.host.read(tasks.load)
+        facts += [("Processes", pids), ("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
+        if self.pool.exits:
+            facts.append(("Workers that ended", ", ".join(f"{pid}: {how}" for pid, how in self.pool.exits.items())))
+        return facts
 
 
 class Client:
@@ -265,8 +278,13 @@ class Client:
         return "<Client: " + ", ".join(f"{name}: {value}" for name, value in self._facts()) + ">"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
-        return f"<table><caption>guildhall Client</caption>{rows}</table>"
+        facts: list[tuple[str, object]] = [*self._facts()]
+        if self._is_open and self.cluster.is_ours():
+            ready, claimed = self.host.read(tasks.load)
+            facts += [("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
+        else:
+            facts.append(("Status", "closed"))
+        return html.table("guildhall Client", facts)
 
 
 class TaskClient(Client):
@@ -286,7 +304,7 @@ class TaskClient(Client):
         return f"<Client in worker session {self.host.session}>"
 
     def _repr_html_(self) -> str:
-        return html.escape(repr(self))
+        return html.table("guildhall Client", [("In", f"worker session {self.host.session}")])
 
 
 class Executor(ClientExecutor):
@@ -330,6 +348,7 @@ class _Workers(Client):
     def __init__(self, n_workers: int | None) -> None:
         self.cluster = LocalCluster(n_workers)
         self.host = self.cluster.host
+        self._is_open = True
 
     def close(self) -> None:
         self.cluster.close()

@@ -20,7 +20,7 @@ from ..deadline import Timeout
 from ..engine.local import tasks
 from ..errors import Broken, Misuse, TimedOut, WrongType
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
-from ..primitives.values import CANCELLED, PENDING
+from ..primitives.values import CANCELLED, PENDING, Object
 from .callbacks import Caller
 from .futures import Future
 
@@ -184,8 +184,7 @@ class CallFuture(standard.Future[Any]):
         inner = self._inner
         if inner is not None:
             try:
-                inner._ended(deadline.left(until))
-                self.settle()
+                self._settle(inner._ended(deadline.left(until)))
             except TimedOut as late:
                 raise standard.TimeoutError(str(late)) from None
             except (Broken, Misuse) as error:
@@ -193,19 +192,24 @@ class CallFuture(standard.Future[Any]):
         return deadline.left(until)
 
     def settle(self, _: Future | None = None) -> None:
-        """Take the call's end over from the store. Whoever comes first does."""
+        """Take the call's end over from the store."""
+        inner = self._inner
+        if inner is not None:
+            try:
+                self._settle(inner._look())
+            except (Broken, Misuse) as error:
+                self.abandon(error)
+
+    def _settle(self, found: Object | None) -> None:
+        """Whoever comes first with the call's end says it to all others."""
         inner = self._take()
         if inner is None:
             return
-        try:
-            found = inner._look()
-            if found is None or found.state == CANCELLED:
-                self._end_cancelled()
-            else:
-                assert found.state != PENDING, "only what has ended is settled"
-                self._end(inner, found)
-        except (Broken, Misuse) as error:
-            self._fail(_broken(error))
+        if found is None or found.state == CANCELLED:
+            self._end_cancelled()
+        else:
+            assert found.state != PENDING, "only what has ended is settled"
+            self._end(inner, found)
         self._desk.forget(self)
 
     def _take(self) -> Future | None:
@@ -220,7 +224,7 @@ class CallFuture(standard.Future[Any]):
         super().cancel()
         self.set_running_or_notify_cancel()
 
-    def _end(self, inner: Future, found: Any) -> None:
+    def _end(self, inner: Future, found: Object) -> None:
         self._begin()
         try:
             self.set_result(inner._open(found))

@@ -19,7 +19,7 @@ from ..primitives import values, waiters
 from ..primitives.op import Answer
 from ..primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
 from ..store.transaction import Waiter
-from . import drive
+from . import drive, html
 from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
@@ -82,6 +82,22 @@ class Future:
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
+
+    def _repr_html_(self) -> str:
+        return html.table("guildhall Future", self._facts())
+
+    def _facts(self) -> list[tuple[str, object]]:
+        found = self._look()
+        facts: list[tuple[str, object]] = [("Key", self.key), ("Status", self.status)]
+        if found is None or found.state == CANCELLED:
+            return facts
+        if found.state == PENDING:
+            is_claimed = self._host.read(tasks.is_claimed, self._oid)
+            return [*facts, ("Where", "a worker has it" if is_claimed else "no worker has it yet")]
+        if found.state == ERROR:
+            error = self._error(found)
+            return [*facts, ("Error", f"{type(error).__name__}: {error}")]
+        return [*facts, ("Result", "in shared memory, a blob" if found.blob else f"{len(found.data)} bytes")]
 
     # -- state --------------------------------------------------------------------------------------------------------
 

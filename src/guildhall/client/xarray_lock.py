@@ -44,7 +44,7 @@ def install_xarray_lock() -> None:
 
     def lock_identity(lock: Any) -> int:
         """By this xarray takes several locks: those between processes first, everywhere in the same order."""
-        return lock.order if isinstance(lock, FileLock) else their_identity(lock)  # type: ignore[no-any-return]
+        return lock.order if isinstance(lock, FileLock) else their_identity(lock)
 
     get_dask_scheduler.is_guildhall = True  # type: ignore[attr-defined]
     locks.get_dask_scheduler = writers.get_dask_scheduler = get_dask_scheduler

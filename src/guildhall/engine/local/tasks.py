@@ -297,6 +297,11 @@ def is_claimed(txn: Txn, oid: bytes) -> bool:
     return any(oid in CLAIM.unpack(data).oids for _, data in txn.scan(CLAIMS))
 
 
+def load(txn: Txn) -> tuple[int, int]:
+    """How many tasks are ready to run, and how many workers have."""
+    return _count(txn, 0), sum(len(CLAIM.unpack(data).oids) for _, data in txn.scan(CLAIMS))
+
+
 def cancel_waiting(txn: Txn, oid: bytes) -> bool:
     """Cancel a task that no worker has yet. False, and nothing changes, if one has or had it."""
     found = values.look(txn, oid)
