@@ -52,8 +52,6 @@ def everything_at_once() -> set[bytes]:
     run(topic.publish, X, (b"",))
     run(values.make, values.object_id(1, 5), FINISHED, b"")
     run(values.hold_for, 300, [values.object_id(1, 5)])
-    run(values.make, values.object_id(1, 8), FINISHED, b"")
-    run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 8)], [Waiter(300, 10, 0)])
     run(tasks.submit, [(values.object_id(1, 6), Recipe("f", b"", b"", priority=2), ())])
     run(tasks.submit, [(values.object_id(1, 7), Recipe("g", b"", b"", (values.object_id(1, 6),)), ())])
     run(tasks.claim, 300, 1, None)
@@ -65,6 +63,8 @@ def everything_at_once() -> set[bytes]:
     run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
     run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
     run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
+    run(values.make, values.object_id(1, 8), FINISHED, b"")
+    run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 8)], [Waiter(300, 10, 0)])
     return seen
 
 
