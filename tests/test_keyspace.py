@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from guildhall.engine.local import tasks
-from guildhall.engine.local.tasks import Recipe
+from guildhall.engine.local import actors, inbox, tasks
+from guildhall.engine.local.tasks import Demand, Recipe
 from guildhall.primitives import (
+    barrier,
+    condition,
+    counter,
+    dataset,
+    election,
     event,
+    latch,
+    limiter,
     lock,
     multilock,
     queue,
@@ -20,6 +27,7 @@ from guildhall.primitives import (
     values,
     variable,
 )
+from guildhall.primitives.condition import Guard
 from guildhall.primitives.values import FINISHED
 from guildhall.store.keys import pack_name
 from guildhall.store.memory import MemoryStore
@@ -63,8 +71,29 @@ def everything_at_once() -> set[bytes]:
     run(semaphore.acquire, X, 1, 0, 300, 3, 0.0, None)
     run(multilock.acquire, (X,), 1, 1, -4, 0.0, None)
     run(multilock.acquire, (X,), 1, 300, 9, 0.0, Waiter(300, 9, 0))
-    run(values.make, values.object_id(1, 8), FINISHED, b"")
-    run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 8)], [Waiter(300, 10, 0)])
+    run(variable.await_newer, X, 1 << 30, Waiter(300, 10, 0))
+    run(variable.take_turn, X, 300, 1, None)
+    run(counter.add, X, 1)
+    run(latch.count_down, X, 2, 1)
+    run(barrier.wait, X, 2, None)
+    run(lock.release, X, 1, 1)
+    run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 13, 0), 0.0)
+    run(lock.acquire, X, 300, 1, 0, None)
+    run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 14, 0), 0.0)
+    run(lock.acquire, X, 1, 1, 0, None)
+    run(condition.notify, X, Guard(lock.LOCKS + X, 1, 1), None, 0.0)
+    run(election.campaign, X, 1, 1, 0, b"", None)
+    run(limiter.acquire, X, limiter.Terms(1, 1, 0), 1, limiter.Moment("", 0), None)
+    run(tasks.submit_keyed, 1, [(values.object_id(1, 8), Recipe("h", b"", b""), ())], [b"k"])
+    run(tasks.fire, [values.object_id(1, 8)])
+    run(values.set_budget, 1)
+    run(inbox.send, 300, values.object_id(1, 9), Recipe("run", b"", b""), ())
+    run(tasks.submit, [(values.object_id(1, 10), Recipe("g", b"", b"", demand=Demand(("a",))), ())])
+    run(dataset.publish, X, b"", False)
+    run(tasks.submit, [(values.object_id(1, 11), Recipe("A", b"", b""), ())])
+    run(actors.settle_in, values.object_id(1, 11), 300, False)
+    run(actors.call, values.object_id(1, 11), values.object_id(1, 12), Recipe("A.f", b"", b""), ())
+    run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 5)], [Waiter(300, 20, 0)])
     return seen
 
 

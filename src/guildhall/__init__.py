@@ -13,27 +13,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import CancelledError as CancelledError
 
+    from .client.actors import Actor as Actor
+    from .client.actors import ActorFuture as ActorFuture
     from .client.client import Client as Client
     from .client.client import Executor as Executor
-    from .client.client import LocalCluster as LocalCluster
     from .client.client import get_client as get_client
+    from .client.cluster import LocalCluster as LocalCluster
+    from .client.completion import as_completed as as_completed
     from .client.futures import Future as Future
-    from .client.futures import as_completed as as_completed
+    from .client.futures import fire_and_forget as fire_and_forget
     from .client.futures import wait as wait
     from .client.hall import Hall as Hall
     from .client.hall import open as open
+    from .client.handles import Barrier as Barrier
+    from .client.handles import Condition as Condition
+    from .client.handles import Counter as Counter
+    from .client.handles import Election as Election
     from .client.handles import Event as Event
+    from .client.handles import Latch as Latch
     from .client.handles import Lock as Lock
     from .client.handles import MultiLock as MultiLock
     from .client.handles import Pub as Pub
     from .client.handles import Queue as Queue
+    from .client.handles import RateLimiter as RateLimiter
     from .client.handles import RLock as RLock
     from .client.handles import RWLock as RWLock
     from .client.handles import Semaphore as Semaphore
     from .client.handles import Sub as Sub
     from .client.handles import Variable as Variable
+    from .client.handles import Watch as Watch
+    from .client.seceding import rejoin as rejoin
+    from .client.seceding import secede as secede
+    from .client.seceding import worker_client as worker_client
     from .client.xarray_lock import install_xarray_lock as install_xarray_lock
+    from .errors import ActorLost as ActorLost
     from .errors import Broken as Broken
+    from .errors import BrokenBarrier as BrokenBarrier
     from .errors import GuildhallError as GuildhallError
     from .errors import HallDamaged as HallDamaged
     from .errors import HallRefused as HallRefused
@@ -54,18 +69,26 @@ __version__ = "0.1.0"
 TimeoutError = TimeoutError
 
 _HOMES = {
-    "client.client": ("Client", "Executor", "LocalCluster", "get_client"),
-    "client.futures": ("Future", "as_completed", "wait"),
+    "client.client": ("Client", "Executor", "get_client"),
+    "client.actors": ("Actor", "ActorFuture"),
+    "client.cluster": ("LocalCluster",),
+    "client.completion": ("as_completed",),
+    "client.futures": ("Future", "fire_and_forget", "wait"),
+    "client.seceding": ("rejoin", "secede", "worker_client"),
     "client.hall": ("Hall", "open"),
     "client.handles": (
         "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
         "MultiLock", "RLock", "RWLock", "Semaphore",
+        "Counter", "Watch",
+        "Barrier", "Condition", "Election", "Latch", "RateLimiter",
     ),
     "client.xarray_lock": ("install_xarray_lock",),
     "errors": (
-        "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall", "NotHeld",
+        "ActorLost", "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall",
+        "NotHeld",
         "StoreFull", "TaskFailed", "TimedOut", "Unpicklable",
         "LockLost", "SemaphoreClosed",
+        "BrokenBarrier",
     ),
     "tools.progress": ("progress",),
 }  # fmt: skip

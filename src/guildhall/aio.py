@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import deadline
 from .client import drive, handles
+from .client.handles.change import Change
+from .client.handles.election import Leader
 from .client.handles.held import give_up
 from .client.handles.rlock import owner_numbers
+from .client.handles.variable import ANY
+from .client.handles.watch import CLOSED
 from .deadline import Timeout
 from .engine.local import payload
 from .errors import Misuse, TimedOut
-from .primitives import rwlock, values
+from .primitives import election, rwlock, values
+
+T = TypeVar("T")
 
 __all__ = [
     "Event", "Lock", "Pub", "Queue", "Sub", "Variable",
     "MultiLock", "RLock", "RWLock", "Semaphore",
+    "Counter", "Watch",
+    "Barrier", "Condition", "Election", "Latch", "RateLimiter",
 ]  # fmt: skip
 
 
@@ -42,6 +53,88 @@ class Variable(handles.Variable):
 
     async def delete(self) -> None:  # type: ignore[override]
         super().delete()
+
+    async def update(self, fn: Callable[[Any], Any], timeout: Timeout = None) -> Any:
+        """As there; `fn` may also be a coroutine function. Another one keeps the event loop for as long as it runs."""
+        host = self._host
+        with self._change(host, fn, timeout) as change:
+            while True:
+                now = await drive.arun(host, change.read_flow(awaits_set=True))
+                new = await _awaited(fn(now.value))
+                if change.swap(new):
+                    return new
+
+    async def compare_and_set(  # type: ignore[override]
+        self, expected: Any = ANY, new: Any = ANY, *, expected_version: int | None = None, timeout: Timeout = None
+    ) -> bool:
+        compare = self._comparison(expected, new, expected_version)
+        host = self._host
+        with Change(self, host, deadline.seconds(timeout)) as change:
+            while compare(await drive.arun(host, change.read_flow(awaits_set=False))):
+                if change.swap(new):
+                    return True
+            return False
+
+    def watch(self, timeout: Timeout = None) -> Watch:
+        return Watch(self, timeout)
+
+    async def wait_for(self, predicate: Callable[[Any], Any], timeout: Timeout = None) -> Any:
+        """As there; the predicate may also be a coroutine function."""
+        timeout_s = self._seconds_for(predicate, timeout)
+        until, host = deadline.after(timeout_s), self._host
+        watch = Watch(self)
+        while True:
+            try:
+                now = await drive.arun(host, watch._newer_flow(host, deadline.left(until)))
+            except TimedOut:
+                raise self._unsatisfied(timeout_s) from None
+            if await _awaited(predicate(value := watch._given(now))):
+                return value
+
+
+async def _awaited(answer: Any) -> Any:
+    """What the user's function answered, or what its coroutine did. A Future is an answer."""
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+class Watch(handles.Watch):
+    """As `guildhall.Watch`; iterate with `async for`."""
+
+    async def get(self, timeout: Timeout = None) -> Any:
+        host = self._handle._host
+        return self._given(await drive.arun(host, self._newer_flow(host, deadline.seconds(timeout))))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        host = self._handle._host
+        now = await drive.arun(host, self._newer_flow(host, self._timeout_s))
+        if now is CLOSED:
+            raise StopAsyncIteration
+        return self._given(now)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Counter(handles.Counter):
+    """As `guildhall.Counter`."""
+
+    async def add(self, n: int = 1) -> int:  # type: ignore[override]
+        return super().add(n)
+
+    async def get(self) -> int:  # type: ignore[override]
+        return super().get()
+
+    async def set(self, value: int) -> None:  # type: ignore[override]
+        super().set(value)
+
+    async def reset(self) -> int:  # type: ignore[override]
+        return super().reset()
 
 
 class Event(handles.Event):
@@ -257,3 +350,142 @@ class Sub(handles.Sub):
 
     async def __anext__(self) -> Any:
         return await self.get()
+
+
+class Latch(handles.Latch):
+    """As `guildhall.Latch`."""
+
+    async def count_down(self, n: int = 1) -> int:  # type: ignore[override]
+        return super().count_down(n)
+
+    async def wait(self, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        return await drive.arun(host, self._wait_flow(host, timeout_s))
+
+
+class Barrier(handles.Barrier):
+    """As `guildhall.Barrier`. A wait that is cancelled leaves, and the others wait on."""
+
+    async def wait(self, timeout: Timeout = None) -> int:  # type: ignore[override]
+        timeout_s = self._patience_s(timeout)
+        host = self._host
+        return await drive.arun(host, self._wait_flow(host, timeout_s))
+
+    async def reset(self) -> None:  # type: ignore[override]
+        super().reset()
+
+    async def abort(self) -> None:  # type: ignore[override]
+        super().abort()
+
+
+class Condition(handles.Condition):
+    """As `guildhall.Condition`; its lock is a `guildhall.aio.RLock` (or Lock), and its predicates are plain functions.
+
+    Cancelled once more while it gets the lock back, a wait ends without it.
+    """
+
+    _locks = RLock, Lock
+    _owner = staticmethod(RLock._owner)
+    lock: Lock | RLock
+
+    async def acquire(self, blocking: bool = True, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        self._arrive()
+        return await self.lock.acquire(blocking, timeout)
+
+    async def release(self) -> bool:  # type: ignore[override]
+        return await self.lock.release()
+
+    async def wait(self, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        return await drive.arun(host, self._wait_flow(host, timeout_s))
+
+    async def wait_for(self, predicate: Callable[[], T], timeout: Timeout = None) -> T:  # type: ignore[override]
+        until = deadline.after(deadline.seconds(timeout))
+        answer = predicate()
+        while not answer and (left_s := deadline.left(until)) != 0:
+            await self.wait(left_s)
+            answer = predicate()
+        return answer
+
+    async def notify(self, n: int = 1) -> None:  # type: ignore[override]
+        super().notify(n)
+
+    async def notify_all(self) -> None:  # type: ignore[override]
+        super().notify_all()
+
+    def __enter__(self) -> Self:
+        raise Misuse(f"condition {self.name!r:.60}: use `async with`")
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+
+
+class Election(handles.Election):
+    """As `guildhall.Election`; watch with `async for`."""
+
+    async def campaign(self, value: Any = None, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        stored, spent = self._store(host, os.getpid() if value is None else value)
+        try:
+            return await drive.arun(host, self._campaign_flow(host, stored, timeout_s))
+        finally:
+            if spent:
+                host.defer(values.release_for, host.session, spent)
+
+    async def resign(self) -> None:  # type: ignore[override]
+        super().resign()
+
+    async def leader(self, timeout: Timeout = 0) -> Any:
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        found = host.read(election.look, self._key)
+        if found is None and timeout_s != 0:
+            found = await drive.arun(host, self._leader_flow(host, timeout_s))
+        opened = self._opened(host, found)
+        return None if opened is None else opened.value
+
+    async def watch(self, timeout: Timeout = None) -> AsyncIterator[Leader | None]:  # type: ignore[override]
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        found = host.read(election.look, self._key)
+        while True:
+            yield self._opened(host, found)
+            seen = 0 if found is None else found.changed
+            change: Any = await drive.arun(host, self._change_flow(host, seen, timeout_s))
+            if change is drive.LATE:
+                raise self._late_change(timeout_s)
+            found = change
+
+    async def __aenter__(self) -> Self:
+        await self.campaign()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        give_up(error, super().resign)
+
+
+class RateLimiter(handles.RateLimiter):
+    """As `guildhall.RateLimiter`."""
+
+    async def acquire(self, n: int = 1, timeout: Timeout = None) -> bool:  # type: ignore[override]
+        number = self._number(n)
+        timeout_s = deadline.seconds(timeout)
+        host = self._host
+        return await drive.arun(host, self._acquire_flow(host, number, timeout_s))
+
+    async def try_acquire(self, n: int = 1) -> bool:  # type: ignore[override]
+        return super().try_acquire(n)
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """What was let go is spent."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 Timeout = float | int | str | timedelta | None
@@ -55,6 +57,19 @@ def lease(lease_s: Timeout) -> float | None:
     if value == 0:
         raise ValueError(f"lease_s {lease_s!r}: expected a positive time, or None (until it is released)")
     return value
+
+
+def ticks_ns() -> int:
+    """Nanoseconds on that clock, the same for all processes since the machine was started."""
+    return time.monotonic_ns()
+
+
+@functools.cache
+def boot() -> str:
+    """Which start of the machine that was; "" where it is not told."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+    return ""
 
 
 def after(timeout_s: float | None) -> float | None:

@@ -4,21 +4,27 @@
     |-- Misuse          the caller's: also ValueError
     |   |-- NotHeld         released by someone who does not hold it; also RuntimeError
     |   |-- SemaphoreClosed used after it was closed; also RuntimeError
+    |   |-- NotPublished    no dataset of that name; also KeyError
+    |   |-- Taken           a dataset of that name is there; also KeyError
     |   `-- NoHall          no hall to work in; also RuntimeError
     |-- TimedOut        time's: also TimeoutError
     |-- LockLost        time's: a lease ran out and another took over; also RuntimeError
+    |-- BrokenBarrier   another party's: it gave up or died; also threading.BrokenBarrierError (RuntimeError)
     |-- Broken          the world's: also OSError
     |   |-- StoreFull       no room in the file system or the store
     |   |-- HallRefused     a directory that cannot be trusted or used
     |   `-- HallDamaged     a store that cannot be read
     `-- TaskFailed      the task's
         |-- KilledWorker    the worker died under the task too often
+        |   `-- ActorLost       an actor's worker died, and its state with it; also RuntimeError
         `-- Unpicklable     an argument or a result cannot travel; also TypeError
 
 Every error survives pickling: it is rebuilt from `args`.
 """
 
 from __future__ import annotations
+
+import threading
 
 
 class GuildhallError(Exception):
@@ -41,6 +47,18 @@ class NoHall(Misuse, RuntimeError):
     """There is no hall: no client, no task around, no GUILDHALL in the environment."""
 
 
+class NotPublished(Misuse, KeyError):
+    """There is no dataset of that name."""
+
+    __str__ = Exception.__str__  # That of KeyError shows the text as a key.
+
+
+class Taken(Misuse, KeyError):
+    """There is a dataset of that name already."""
+
+    __str__ = Exception.__str__
+
+
 class WrongType(Misuse, TypeError):
     """A value of a type that cannot be used here."""
 
@@ -51,6 +69,10 @@ class TimedOut(GuildhallError, TimeoutError):
 
 class LockLost(GuildhallError, RuntimeError):
     """The lease of a lock ran out before the lock was released: another holds it, or may at any moment."""
+
+
+class BrokenBarrier(GuildhallError, threading.BrokenBarrierError):
+    """A barrier that not all parties reach: the time of one was up, one died, or it was aborted or reset."""
 
 
 class Broken(GuildhallError, OSError):
@@ -75,6 +97,10 @@ class TaskFailed(GuildhallError):
 
 class KilledWorker(TaskFailed):
     """The workers that ran a task died, one after the other."""
+
+
+class ActorLost(KilledWorker, RuntimeError):
+    """The worker died that an actor lived in, or the actor was let go."""
 
 
 class Unpicklable(TaskFailed, TypeError):

@@ -156,7 +156,7 @@ def _nested(level: int | None, threads: int | None, options: dict[str, Any]) -> 
 
 
 def _workers(client: Client) -> int:
-    return client.host.read(tasks.workers)
+    return client.host.read(tasks.slots)
 
 
 class _Call:

@@ -16,7 +16,23 @@ from typing import Any
 import pytest
 from faults import Child, eventually, script
 
-from guildhall import Client, Event, Hall, Lock, NotHeld, Pub, Queue, Sub, TimedOut, Variable, as_completed, wait
+from guildhall import (
+    Client,
+    Election,
+    Event,
+    Hall,
+    Lock,
+    NotHeld,
+    Pub,
+    Queue,
+    RLock,
+    Semaphore,
+    Sub,
+    TimedOut,
+    Variable,
+    as_completed,
+    wait,
+)
 from guildhall.primitives.event import EVENTS
 from guildhall.primitives.waiters import LINES, WAITS
 from guildhall.store.keys import pack_id
@@ -242,6 +258,44 @@ def test_ctrl_c_at_any_moment_loses_at_most_the_item_in_hand(hall: Hall) -> None
         return lost
 
     print(f"{Child(child).result()} items were in hand")
+
+
+def test_ctrl_c_while_what_a_wait_slept_with_is_given_back_gives_the_grant_back(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = type(hall.host).done
+    presses = []
+
+    def pressed(host: Any, bell: Any) -> None:
+        done(host, bell)
+        if threading.current_thread() is threading.main_thread():
+            presses.append(bell)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(hall.host), "done", pressed)
+    for make, get, give in (
+        (lambda: Lock("l", hall=hall), "acquire", "release"),
+        (lambda: RLock("r", hall=hall), "acquire", "release"),
+        (lambda: Semaphore("s", 1, hall=hall), "acquire", "release"),
+        (lambda: Election("e", hall=hall), "campaign", "resign"),
+    ):
+        holder, held = make(), threading.Event()
+
+        def hold(holder: Any = holder, get: str = get, give: str = give, held: threading.Event = held) -> None:
+            getattr(holder, get)()
+            held.set()
+            time.sleep(0.1)
+            getattr(holder, give)()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        with pytest.raises(KeyboardInterrupt):
+            getattr(make(), get)()
+        thread.join()
+        assert getattr(make(), get)(timeout=0), f"{get} was granted, and nobody knows"
+    assert len(presses) == 4
+    assert records(hall) == 0
 
 
 SCATTERS = """

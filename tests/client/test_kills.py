@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from faults import Child, eventually
 
 import guildhall
-from guildhall import Event, Lock, Queue, Variable
+from guildhall import Client, Event, Lock, Queue, Variable
 from guildhall.primitives import lock, queue, sessions, waiters
 from guildhall.primitives.op import Answer
 from guildhall.store.keys import pack_name
@@ -253,3 +254,35 @@ def test_waiters_proceed_soon_after_the_holder_is_killed() -> None:
         f"a waiter learns of a death within {statistics.median(took) * 1000:.1f} ms (median), {max(took):.3f} s (worst)"
     )
     assert max(took) < 1
+
+
+def test_ten_thousand_tasks_whose_workers_are_killed_at_random_are_each_in_the_results_once() -> None:
+    dice, kills, is_over = random.Random(), 0, threading.Event()
+
+    def after_a_moment(
+        n: int,
+    ) -> int:  # Not of a module, which every new worker would import, for longer than it lives.
+        time.sleep(0.001)
+        return n
+
+    with Client(n_workers=3) as client:
+
+        def kill() -> None:
+            nonlocal kills
+            while not is_over.wait(dice.uniform(0.05, 0.15)):
+                alive = [one for one in client.cluster.pool.processes if one.has_joined and not one.has_ended]
+                if alive:
+                    dice.choice(alive).strike()
+                    kills += 1
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            futures = client.map(after_a_moment, range(10_000))
+            assert client.gather(futures) == list(range(10_000))
+        finally:
+            is_over.set()
+            killer.join()
+        print(f"{kills} kills")
+        assert kills > 10
+        assert client.gather(client.map(abs, range(100))) == list(range(100))

@@ -64,7 +64,8 @@ def test_cancelling_reaches_the_hall_of_each_future(client: Client, other: Clien
 
 
 def test_the_client_in_a_task_knows_how_many_work(client: Client) -> None:
-    assert client.submit(lambda: get_client().ncores()).result() == 2
+    assert client.submit(lambda: get_client().ncores()).result() == client.nthreads()
+    assert list(client.nthreads().values()) == [1, 1]
 
 
 def test_a_cell_run_again_attaches_to_the_cluster_that_it_started_and_the_last_one_ends_it() -> None:

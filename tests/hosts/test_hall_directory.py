@@ -20,6 +20,7 @@ from faults import Child
 import guildhall
 from guildhall import HallDamaged, HallRefused, Lock, Misuse, Queue, Variable
 from guildhall.hosts import embedded
+from guildhall.hosts.sweeper import Sweeper
 
 NOBODY = 65534
 
@@ -392,3 +393,17 @@ def test_an_empty_private_hall_goes_though_a_process_has_its_makers_number_again
     embedded.open_hall(str(left)).close()
     with guildhall.open():
         assert left.exists() == stays
+
+
+def test_a_sweeper_that_is_busy_when_it_is_closed_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with guildhall.open() as hall:
+        monkeypatch.setattr(hall.host, "settle", lambda: time.sleep(1.3))
+        sweeper = Sweeper(hall.host)
+        hall.host.drop(b"\x15\x01\x15\x63")
+        time.sleep(0.1)
+        sweeper.close()
+        assert sweeper._thread.is_alive()
+        sweeper._thread.join(5)
+    assert not failed

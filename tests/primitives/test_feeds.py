@@ -80,7 +80,7 @@ def test_a_task_is_cancelled_only_until_a_worker_has_it() -> None:
     store.transact(tasks.submit, [(oid, Recipe("f", b"", b""), ()) for oid in oids])
     store.transact(tasks.enlist, 5)
     claimed = store.transact(tasks.claim, 5, 1, None)
-    assert store.read(tasks.load) == (2, 1)
+    assert store.read(tasks.standing) == (2, 1)
     assert [store.read(tasks.is_claimed, oid) for oid in oids] == [True, False, False]
     assert not store.transact(tasks.cancel_waiting, oids[0])
     assert store.transact(tasks.cancel_waiting, oids[1])

@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import builtins
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import Any, Self
 
+from ..deadline import Timeout
 from ..engine.local import payload, tasks
-from ..engine.local.pool import ForkServer, Pool
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from ..hosts.sweeper import Sweeper
-from . import hall as halls
-from . import html, submission
+from . import crew, datasets, html, submission
+from .actors import maker
+from .cluster import LocalCluster
 from .executor import ClientExecutor
-from .futures import Future, expect_futures, results
+from .futures import Future, cancel, expect_futures, results
+from .purity import keys_of
 
 _clients: list[Client] = []
-
-
-class LocalCluster:
-    """Worker processes on this machine, one thread each, in a private hall. Default: one for each core."""
-
-    def __init__(self, n_workers: int | None = None, **options: Any) -> None:
-        count = _cores() if n_workers is None else n_workers
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise WrongType(f"n_workers: expected a whole number, got {n_workers!r}")
-        if count < 1:
-            raise Misuse(f"n_workers {n_workers}: expected 1 or more")
-        options.pop("threads_per_worker", None)
-        for ignored in ("dashboard_address", "silence_logs", "processes", "memory_limit"):
-            options.pop(ignored, None)
-        if options:
-            raise WrongType(f"LocalCluster: unknown option {next(iter(options))!r}")
-        self.n_workers = count
-        server = ForkServer()  # Before the hall, so that it imports while that is made.
-        try:
-            self.host = halls.open().host
-        except BaseException:
-            server.close()
-            raise
-        try:
-            self.pool = Pool(self.host, count, server)
-        except BaseException:
-            self.host.close()
-            raise
-        self._sweeper = Sweeper(self.host)
-        self.host.exits = self.pool.exits  # type: ignore[attr-defined]
-        self._is_open = True
-        atexit.register(self.close)
-
-    def close(self) -> None:
-        """End the workers and remove the hall."""
-        if self._is_open:
-            self._is_open = False
-            atexit.unregister(self.close)
-            if self.host._pid == os.getpid():
-                self._sweeper.close()
-                self.pool.close()
-                self.host.close()
-
-    def is_ours(self) -> bool:
-        """Whether it is open, and was started by this process rather than by its parent."""
-        return self._is_open and self.host._pid == os.getpid()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"LocalCluster({self.n_workers} workers, {self.n_workers} threads)"
-
-    def _repr_html_(self) -> str:
-        return html.table("guildhall LocalCluster", self._facts())
-
-    def _facts(self) -> list[tuple[str, object]]:
-        facts: list[tuple[str, object]] = [("Workers", self.n_workers), ("Threads", self.n_workers)]
-        if not self.is_ours():
-            return [*facts, ("Status", "closed" if not self._is_open else "of the parent process")]
-        pids = ", ".join(str(process.pid) for process in self.pool.processes if not process.has_ended)
-        ready, claimed = self.host.read(tasks.load)
-        facts += [("Processes", pids), ("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
-        if self.pool.exits:
-            facts.append(("Workers that ended", ", ".join(f"{pid}: {how}" for pid, how in self.pool.exits.items())))
-        return facts
 
 
 class Client:
@@ -100,9 +30,19 @@ class Client:
     a call with the same arguments: a cell of a notebook can be run again. The cluster ends with the last of them.
     """
 
-    def __init__(self, cluster: LocalCluster | None = None, *, n_workers: int | None = None, **options: Any) -> None:
+    _pure = False
+
+    def __init__(
+        self,
+        cluster: LocalCluster | None = None,
+        *,
+        n_workers: int | None = None,
+        pure: bool = False,
+        **options: Any,
+    ) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
             raise WrongType(f"Client: expected a LocalCluster or nothing, got {type(cluster).__name__}")
+        self._pure = pure
         self._asked = None if cluster is not None else {"n_workers": n_workers, **options}
         self.cluster = cluster or self._started_before() or LocalCluster(n_workers, **options)
         self.host = self.cluster.host
@@ -133,14 +73,31 @@ class Client:
         retries: int = 0,
         priority: int = 0,
         key: str | None = None,
-        pure: bool = False,
+        pure: bool | None = None,
+        workers: Any = None,
+        resources: Mapping[str, float] | None = None,
+        allow_other_workers: bool = False,
+        actor: bool = False,
         **kwargs: Any,
     ) -> Future:
         """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
 
-        Raises Unpicklable (TypeError) for a function or argument that cannot travel.
+        Each call runs, unless it has a `key` (text of at most 400 bytes): while a future of that key lives, the key
+        stands for its result, whatever the function. `pure=True` makes the key from the function and its arguments.
+        `workers` (addresses or names, one or several) are the only ones that may run it, unless others are allowed;
+        `resources` ("GPU": 1) are what it takes of its worker's while it runs: it waits until one has them. Raises
+        Unpicklable (TypeError) for a function or argument that cannot travel.
+
+        `actor=True`: the function is a class, whose object stays in the worker; the result is an `Actor`.
+        `restart=True`, with that: when its worker dies it is made anew, from the same arguments.
         """
-        return submission.submit(self.host, function, (args, kwargs), retries=retries, priority=priority, key=key)
+        if actor:
+            function = maker(function, bool(kwargs.pop("restart", False)))
+        keys = keys_of(self.host, key, self._is_pure(pure), is_single=True)
+        demand = crew.demand_of(workers, resources, allow_other_workers)
+        return submission.submit(
+            self.host, function, (args, kwargs), retries=retries, priority=priority, keys=keys, demand=demand
+        )
 
     def map(
         self,
@@ -148,14 +105,30 @@ class Client:
         *iterables: Iterable[Any],
         retries: int = 0,
         priority: int = 0,
-        pure: bool = False,
+        key: str | list[str] | None = None,
+        pure: bool | None = None,
+        batch_size: int | None = None,
+        workers: Any = None,
+        resources: Mapping[str, float] | None = None,
+        allow_other_workers: bool = False,
         **kwargs: Any,
     ) -> list[Future]:
-        """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call."""
+        """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call.
+
+        Iterators are consumed as they go: workers begin while they do. `key`: a list with one for each call, or a text
+        that each begins with. `batch_size` changes nothing: batches grow by themselves. Else as `submit`.
+        """
         if not iterables:
             raise WrongType("map: expected at least one iterable")
         calls = ((args, kwargs) for args in zip(*iterables, strict=False))
-        return submission.submit_all(self.host, function, calls, retries=retries, priority=priority)
+        keys = keys_of(self.host, key, self._is_pure(pure), is_single=False)
+        demand = crew.demand_of(workers, resources, allow_other_workers)
+        return submission.submit_all(
+            self.host, function, calls, retries=retries, priority=priority, keys=keys, demand=demand
+        )
+
+    def _is_pure(self, asked: bool | None) -> bool:
+        return self._pure if asked is None else asked
 
     def gather(self, futures: Any, errors: str = "raise") -> Any:
         """The results, in the shape given: a future, or lists, tuples, sets and dicts of them.
@@ -203,11 +176,10 @@ class Client:
         oid = payload.place(host, value, "the value to scatter")
         return Future(host, oid, key, type(value).__name__)
 
-    def cancel(self, futures: Any) -> None:
-        """Cancel a future or several."""
-        every = expect_futures("cancel", futures)
-        for host in {future._host for future in every}:
-            host.transact(tasks.cancel, [future._oid for future in every if future._host is host])
+    def cancel(self, futures: Any, force: bool = False) -> None:
+        """Cancel a future or several. `force` interrupts those that run: an exception that is no Exception is raised in
+        the task, at once if it sleeps or waits, when a call into C has ended otherwise."""
+        cancel(futures, force)
 
     def get_executor(self, **options: Any) -> Executor:
         """A `concurrent.futures.Executor` over these workers; options of `submit` hold for each of its calls."""
@@ -248,9 +220,74 @@ class Client:
 
     # -- the cluster --------------------------------------------------------------------------------------------------
 
-    def ncores(self) -> int:
-        """How many tasks can run at a time."""
-        return self.cluster.n_workers
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        workers: Any = None,
+        wait: bool = True,
+        on_error: str = "raise",
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Call the function once in every worker (or those named), beside what it does: {address: result}.
+
+        Without `wait`, {address: future}. `on_error`: "raise", "return" (the exception stands for the result) or
+        "ignore" (that worker is left out).
+        """
+        return crew.run(self.host, function, (args, kwargs), workers, wait, on_error)
+
+    def restart(self, timeout: Timeout = None) -> None:
+        """Cancel what is not done and start every worker anew. Results, variables and queues stay. Raises TimedOut."""
+        self.host.transact(tasks.cancel_all)
+        before = set(self.host.read(tasks.crew))
+        self.cluster.pool.restart()
+        if self.cluster.has_processes:
+            crew.await_workers(self.host, self.cluster.n_workers, before, timeout)
+
+    def wait_for_workers(self, n_workers: int, timeout: Timeout = None) -> None:
+        """Until so many workers are there. Raises TimedOut."""
+        crew.await_workers(self.host, n_workers, set(), timeout)
+
+    def ncores(self, workers: Any = None) -> dict[str, int]:
+        """How many tasks each worker runs at a time, by address; also called `nthreads`."""
+        return crew.threads(self.host, workers)
+
+    nthreads = ncores
+
+    def scheduler_info(self) -> dict[str, Any]:
+        """What is known of the hall and its workers, in the peer's form: a dict with "workers" by address."""
+        return crew.info(self.host)
+
+    def processing(self) -> dict[str, list[str]]:
+        """The names of the tasks that each worker has claimed, by address."""
+        return crew.processing(self.host)
+
+    def who_has(self, futures: Any) -> dict[str, list[str]]:
+        """Which workers have the results, by key: all of them or, before it is done, none. Memory is shared."""
+        everybody = list(crew.threads(self.host, None))
+        return {f.key: everybody if f.status == "finished" else [] for f in expect_futures("who_has", futures)}
+
+    # -- datasets -----------------------------------------------------------------------------------------------------
+
+    def publish_dataset(self, *args: Any, name: Any = None, override: bool = False, **kwargs: Any) -> None:
+        """Keep values, futures in them included, under a name: `publish_dataset(x=1)`, `publish_dataset(1, name="x")`.
+
+        They live as long as the hall, or until `unpublish_dataset`. Raises Misuse (KeyError) for a name that is taken,
+        unless `override`.
+        """
+        datasets.publish(self.host, args, name, kwargs, override)
+
+    def get_dataset(self, name: Any, default: Any = datasets.MISSING) -> Any:
+        """What was published under that name. Raises NotPublished (KeyError) if nothing was and there is no default."""
+        return datasets.get(self.host, name, default)
+
+    def list_datasets(self) -> tuple[Any, ...]:
+        """The names of all that is published."""
+        return datasets.names(self.host)
+
+    def unpublish_dataset(self, name: Any) -> None:
+        """Let it go. Nothing happens if it is not there."""
+        datasets.remove(self.host, name)
 
     def close(self) -> None:
         """Close the client, and the cluster if it started one."""
@@ -271,8 +308,8 @@ class Client:
         import psutil
 
         memory = psutil.virtual_memory().total / 2**30
-        workers = str(self.cluster.n_workers)
-        return [("Workers", workers), ("Cores", workers), ("Memory", f"{memory:.1f} GiB")]
+        workers, cores = self.cluster.n_workers, self.cluster.n_workers * self.cluster.threads
+        return [("Workers", str(workers)), ("Cores", str(cores)), ("Memory", f"{memory:.1f} GiB")]
 
     def __repr__(self) -> str:
         return "<Client: " + ", ".join(f"{name}: {value}" for name, value in self._facts()) + ">"
@@ -280,7 +317,7 @@ class Client:
     def _repr_html_(self) -> str:
         facts: list[tuple[str, object]] = [*self._facts()]
         if self._is_open and self.cluster.is_ours():
-            ready, claimed = self.host.read(tasks.load)
+            ready, claimed = self.host.read(tasks.standing)
             facts += [("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
         else:
             facts.append(("Status", "closed"))
@@ -293,9 +330,9 @@ class TaskClient(Client):
     def __init__(self, host: EmbeddedHost) -> None:
         self.host = host
 
-    def ncores(self) -> int:
-        """How many tasks can run at a time."""
-        return self.host.read(tasks.workers)
+    def restart(self, timeout: Timeout = None) -> None:
+        """Not from within: raises Misuse."""
+        raise Misuse("restart: a task cannot restart the worker that runs it; call it where the Client was made")
 
     def close(self) -> None:
         """Nothing to close: the worker stays."""
@@ -365,7 +402,3 @@ def get_client() -> Client:
     if not _clients:
         raise NoHall("no client: make a Client() first, or call this in a task")
     return _clients[-1]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

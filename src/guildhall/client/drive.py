@@ -19,8 +19,8 @@ from ..store.transaction import Waiter
 
 T = TypeVar("T")
 GIVE_WAY_S = 0.005
-LOOK_AGAIN_S = 0.05
-"""How often a coroutine that waits looks again by itself: its loop does not hear of deaths."""
+LEND_AGAIN_S = 0.05
+"""How often a waiting thread that is to lend a hand looks for a task, as nobody tells it of one."""
 
 
 class Pause(NamedTuple):
@@ -40,6 +40,10 @@ class Glance(NamedTuple):
     waiter: Waiter
     left_s: float | None
 
+
+DONE = Pause(None, 0.0)
+"""What a flow gives when it has what it waited for: the driver lets go of what it slept with, and until that is done
+the flow can still give back."""
 
 Flow = Generator[Pause | Glance, bool | None, T]
 
@@ -82,14 +86,21 @@ def waiting(
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
                         return LATE
                     break
-                due_s = None if due is None else due(waiter)
-                yield Pause(waiter, left_s if due_s is None else due_s if left_s is None else min(left_s, due_s))
+                yield Pause(waiter, left_s if due is None else sooner(left_s, due(waiter)))
             answer = collect(waiter)
             if not isinstance(answer, Answer):
+                yield DONE
                 return answer
         except BaseException:
             undo(waiter)
             raise
+
+
+def sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The smaller of two times; None is never."""
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
 
 
 def run(host: EmbeddedHost, flow: Flow[T]) -> T:
@@ -99,14 +110,12 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
     try:
         while True:
             try:
-                pause = flow.send(is_granted)
+                while True:  # In here, so that the flow hears of Ctrl-C also between two steps.
+                    is_granted = sleeper.step(flow.send(is_granted))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            try:
-                is_granted = isinstance(pause, Glance) and sleeper.glance(pause)
-                if isinstance(pause, Pause):
-                    sleeper.pause(pause)
             except BaseException as error:
+                is_granted = None
                 flow.throw(error)
     finally:
         sleeper.close()
@@ -121,6 +130,16 @@ class _Sleeper:
         self._armed: Waiter | None = None
         self._go_on: Callable[[], None] | None = None
 
+    def step(self, step: Pause | Glance) -> bool | None:
+        """Do what the flow gives. True if its waiter is granted, seen in a glance."""
+        if isinstance(step, Glance):
+            return self.glance(step)
+        if step is DONE:
+            self.close()
+        else:
+            self.pause(step)
+        return None
+
     def glance(self, glance: Glance) -> bool:
         self._host.flush()
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
@@ -131,30 +150,34 @@ class _Sleeper:
             self._sleep(bell, pause.left_s)
 
     def _arm(self, waiter: Waiter | None) -> Bell | None:
-        """The bell that rings for the waiter; None if it is granted."""
+        """The bell that rings for the waiter; None if it is time to look."""
         assert waiter is not None, "a pause has a waiter or a bell"
         if self._armed != waiter:
             self._bell = self._bell or self._host.bell()
-            if not self._host.transact(waiters.arm, waiter, self._bell.number):
-                return None
-            self._armed = waiter
+            if self._host.transact(waiters.arm, waiter, self._bell.number):
+                self._armed = waiter
+            return None  # Armed: the flow looks once more, for what happened before that rang for nobody.
         return self._bell
 
     def _sleep(self, bell: Bell, left_s: float | None) -> None:
         """In a task that waits for longer than a moment, others run meanwhile."""
         host = self._host
         if self._go_on is not None or host.give_way is None:
-            host.sleep(bell, left_s)
+            did = host.lend_hand()
+            if not did:
+                host.sleep(bell, left_s if did is None else sooner(left_s, LEND_AGAIN_S))
         elif bell.wait(GIVE_WAY_S if left_s is None else min(GIVE_WAY_S, left_s)):
             host.bury_dead()
         elif left_s is None or left_s > GIVE_WAY_S:
             self._go_on = host.give_way()
 
     def close(self) -> None:
-        if self._bell is not None:
-            self._host.done(self._bell)
-        if self._go_on is not None:
-            self._go_on()
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            self._host.done(bell)
+        go_on, self._go_on = self._go_on, None
+        if go_on is not None:
+            go_on()
 
 
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
@@ -170,15 +193,15 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            if isinstance(pause, Glance):
-                continue  # A coroutine does not hold up its loop.
+            if isinstance(pause, Glance) or pause is DONE:
+                continue  # A coroutine does not hold up its loop, and sleeps with nothing of its own.
             waiter, left_s, _ = pause
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:
                 if armed != waiter:
-                    if not lounge.arm(waiter):
-                        continue
-                    armed = waiter
+                    if lounge.arm(waiter):
+                        armed = waiter
+                    continue  # As for threads: the flow looks once more.
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
                 if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):
@@ -186,5 +209,6 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
             except BaseException as error:
                 flow.throw(error)
     finally:
+        lounge.rest()
         if go_on is not None:
             go_on()

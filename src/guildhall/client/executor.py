@@ -65,7 +65,7 @@ class ClientExecutor(standard.Executor):
     @property
     def _max_workers(self) -> int:
         """How many calls run at a time. Dask asks for it by this name."""
-        return self._desk.client.host.read(tasks.workers)
+        return self._desk.client.host.read(tasks.slots)
 
     @property
     def _broken(self) -> bool:

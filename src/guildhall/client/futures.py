@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 from .. import deadline
 from ..deadline import Timeout
-from ..engine.local import failures, payload, tasks
-from ..errors import HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
+from ..engine.local import actors, failures, payload, tasks
+from ..engine.local.pool import order
+from ..errors import ActorLost, HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -28,6 +30,7 @@ _STATUS = {PENDING: "pending", FINISHED: "finished", ERROR: "error", CANCELLED: 
 
 
 READ_AHEAD = 256
+EXIT_S = 0.5
 
 
 _known_to_dask: WeakValueDictionary[tuple[EmbeddedHost, Any], Future] = WeakValueDictionary()
@@ -118,9 +121,10 @@ class Future:
     def cancelled(self) -> bool:
         return self.status == "cancelled"
 
-    def cancel(self) -> None:
-        """End it as cancelled, unless it has ended; a task that runs is not interrupted, its result is dropped."""
-        self._host.transact(tasks.cancel, (self._oid,))
+    def cancel(self, force: bool = False) -> None:
+        """End it as cancelled, unless it has ended. A task that runs goes on and its result is dropped; `force`
+        interrupts it, at once if it sleeps or waits."""
+        cancel([self], force)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -141,6 +145,8 @@ class Future:
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         found = self._host.read(values.settled, self._oid)
         if isinstance(found, Answer):
+            if timeout_s is None and self._host.run_awaited is not None:
+                self._host.run_awaited(self._oid)
             return drive.run(self._host, self._flow(timeout_s))
         return found
 
@@ -176,27 +182,43 @@ class Future:
     def traceback(self, timeout: Timeout = None) -> str | None:
         """The text of the traceback where the task raised; None if it did not."""
         found = self._ended(timeout)
-        if found is None or found.state != ERROR or found.data[:1] in (tasks.KILLED, tasks.FULL):
+        if found is None or found.state != ERROR:
             return None
-        return failures.decode(found.data)[1]
+        data = tasks.chain_of(found.data)[1]
+        return None if data[:1] in (tasks.KILLED, tasks.FULL, actors.LOST) else failures.decode(data)[1]
 
     def _error(self, found: Object | None) -> BaseException | None:
         if found is None or found.state == CANCELLED:
             return CancelledError(self.key)
         if found.state != ERROR:
             return None
-        if found.data[:1] == tasks.KILLED:
-            name, deaths, _ = found.data[1:].decode().rsplit("|", 2)
-            return KilledWorker(
-                f"task {name} ({self.key}): {deaths} workers died while they ran it; "
-                f"the last was {_last_exit(self._host)}; see whether it calls os._exit, crashes, or runs out of memory"
+        names, data = tasks.chain_of(found.data)
+        error = self._failure(data)
+        if names:
+            error.add_note(
+                f"raised in {names[0]}, which " + ", which ".join(f"{name} depends on" for name in names[1:])
             )
-        if found.data[:1] == tasks.FULL:
+        return error
+
+    def _failure(self, data: bytes) -> BaseException:
+        if data[:1] == tasks.KILLED:
+            name, deaths, pid = data[1:].decode().rsplit("|", 2)
+            died = "1 worker" if deaths == "1" else f"{deaths} workers"
+            return KilledWorker(
+                f"task {name} ({self.key}): {died} died while running it; the last was "
+                f"{_exit_of(self._host, int(pid))}; see whether it calls os._exit, crashes, or runs out of memory"
+            )
+        if data[:1] == actors.LOST:
+            return ActorLost(
+                f"actor call {data[1:].decode()} ({self.key}): the worker that it lived in is gone, and its "
+                "state with it; make it anew, or submit it with restart=True"
+            )
+        if data[:1] == tasks.FULL:
             return StoreFull(
                 errno.ENOSPC,
                 f"task {self.key}: no room left for its result; take or delete something, then run it again",
             )
-        return failures.decode(found.data)[0]
+        return failures.decode(data)[0]
 
     def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
         """Call `callback(self)` from another thread when it has ended."""
@@ -215,6 +237,17 @@ class Future:
         return wait().__await__()
 
 
+def cancel(futures: Any, force: bool = False) -> None:
+    """As `Client.cancel`."""
+    every = expect_futures("cancel", futures)
+    for host in {future._host for future in every}:
+        oids = [future._oid for future in every if future._host is host]
+        running = host.read(tasks.running, oids) if force else {}
+        host.transact(tasks.cancel, oids)
+        for session, oid in running.items():
+            order(host, session, "interrupt", oid)
+
+
 def results(futures: list[Future]) -> list[Any]:
     """The results in order, read many at a time. Raises what the first failed one raised."""
     found: list[Any] = []
@@ -229,9 +262,15 @@ def results(futures: list[Future]) -> list[Any]:
     return found
 
 
-def _last_exit(host: EmbeddedHost) -> str:
-    exits = getattr(host, "exits", None)
-    return next(reversed(exits.values())) if exits else "not seen by this process"
+def _exit_of(host: EmbeddedHost, pid: int) -> str:
+    """How a worker ended, if that is known here: the pool hears of it about when its tasks are given back."""
+    exits: dict[int, str] = getattr(host, "exits", {})
+    until = deadline.after(EXIT_S if hasattr(host, "exits") else 0)
+    while pid not in exits and deadline.left(until):
+        time.sleep(0.005)
+    how = exits.get(pid, "in a way that this process has not seen")
+    hint = " (by somebody, or by the kernel for want of memory: see dmesg)" if how == "killed by SIGKILL" else ""
+    return f"process {pid}, {how}{hint}" if pid else "gone before it began"
 
 
 def _restore(oid: bytes, key: str) -> Future:
@@ -303,21 +342,20 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
         for future in waited:
             future._ended(deadline.left(until))
     elif waited:
-        next(as_completed(waited, timeout=timeout))
+        expect_one_hall("wait", waited)
+        with EndWatch(waited[0]._host) as watch:
+            drive.run(watch.host, watch.flow(waited, deadline.left(until), "wait"))
     done = {future for future in waited if future.done()}
     if any(future.cancelled() for future in done):
         raise CancelledError("a future that was waited for is cancelled")
     return DoneAndNotDone(done, set(waited) - done)
 
 
-def as_completed(futures: Iterable[Future], with_results: bool = False, timeout: Timeout = None) -> Iterator[Any]:
-    """The futures in the order in which they end, or (future, result) pairs. Raises TimedOut."""
-    timeout_s = deadline.seconds(timeout)
-    watched = expect_futures("as_completed", futures)
-    for future in watched:
-        if future._host is not watched[0]._host:
-            raise Misuse("as_completed: futures of more than one client; watch those of each by themselves")
-    return _completing(watched, with_results, deadline.after(timeout_s))
+def fire_and_forget(futures: Any) -> None:
+    """The tasks run to their end though nobody keeps a future of them; else the last one to go cancels its task."""
+    every = expect_futures("fire_and_forget", futures)
+    for host in {future._host for future in every}:
+        host.transact(tasks.fire, [future._oid for future in every if future._host is host])
 
 
 def expect_futures(what: str, given: Any) -> list[Future]:
@@ -331,47 +369,61 @@ def expect_futures(what: str, given: Any) -> list[Future]:
     return every
 
 
-def _completing(futures: list[Future], with_results: bool, until: float | None) -> Iterator[Any]:
-    if not futures:
-        return
-    pending = dict.fromkeys(futures)
-    watch = _Watch(futures[0]._host)
-    try:
-        while pending:
-            ended = drive.run(futures[0]._host, watch.flow(list(pending), deadline.left(until)))
-            for future in ended:
-                del pending[future]
-                yield (future, future.result()) if with_results else future
-    finally:
-        watch.close()
+def expect_one_hall(what: str, futures: Sequence[Future]) -> None:
+    """Raises Misuse if the futures are of several: nobody waits in two halls at once."""
+    if any(future._host is not futures[0]._host for future in futures):
+        raise Misuse(f"{what}: futures of more than one client; watch those of each by themselves")
 
 
-class _Watch:
-    """Waits for any of several futures. Stands in line at each once, with one bell for all."""
+class EndWatch:
+    """Waits for any of several futures of one hall. Stands in line at each once, with one bell for all."""
 
     def __init__(self, host: EmbeddedHost) -> None:
-        self._host = host
+        self.host = host
         self._bell = host.bell()
-        self._waiters: list[Waiter] = []
+        self._waiters: dict[bytes, Waiter] = {}
 
-    def flow(self, futures: list[Future], timeout_s: float | None) -> Flow[list[Future]]:
-        """Those that have ended, at least one."""
+    def flow(self, pending: Iterable[Future], timeout_s: float | None, what: str) -> Flow[list[Future]]:
+        """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
+
+        More may be added to `pending` meanwhile, by one who then calls `nudge`.
+        """
         until = deadline.after(timeout_s)
-        host, oids = self._host, [future._oid for future in futures]
+        host = self.host
         while True:
+            futures = list(pending)
+            oids = [future._oid for future in futures]
             ended = host.read(values.which_settled, oids)
             if ended:
                 return [futures[place] for place in ended]
             left_s = deadline.left(until)
             if left_s == 0:
-                raise TimedOut(f"as_completed: {len(futures)} futures not done within the time given")
-            if not self._waiters:
-                self._waiters = [host.waiter(self._bell) for _ in futures]
-                host.transact(values.watch_all, oids, self._waiters)
+                raise TimedOut(f"{what}: {len(futures)} futures not done within the time given")
+            new = [oid for oid in oids if oid not in self._waiters]
+            if new:
+                fresh = [host.waiter(self._bell) for _ in new]
+                self._waiters.update(zip(new, fresh, strict=True))
+                host.transact(values.watch_all, new, fresh)
             else:
                 yield drive.Pause(None, left_s, self._bell)
 
+    def nudge(self) -> None:
+        """Wake who waits, to look at what was added."""
+        self.host.ring(self.host.waiter(self._bell))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def abandon(self) -> None:
+        """As `close`, for a finalizer, which may run inside an operation."""
+        self.host.defer(waiters.withdraw_all, list(self._waiters.values()))
+        self.host.done(self._bell)
+
     def close(self) -> None:
         """Leave every line."""
-        self._host.transact(waiters.withdraw_all, self._waiters)
-        self._host.done(self._bell)
+        self.host.transact(waiters.withdraw_all, self._waiters.values())
+        self._waiters.clear()
+        self.host.done(self._bell)

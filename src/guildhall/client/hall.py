@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..engine.local import tasks
+from ..engine.local import inbox
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
@@ -61,17 +61,17 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
             f"hall {name!r:.60}: it lives in memory; for durable=True give a path such as './{name or 'state'}'"
         )
     if name is None:
-        return Hall(open_hall(private_directory(), estates=(tasks.bury,), is_private=True))
+        return Hall(open_hall(private_directory(), estates=(inbox.bury_worker,), is_private=True))
     text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
     if is_path:
-        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(tasks.bury,)))
+        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(inbox.bury_worker,)))
     if text.startswith((".", "private-")) or len(text) > 100:
         raise Misuse(
             f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
         )
-    return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(tasks.bury,)))
+    return Hall(open_hall(os.path.join(home(text), text), durable=durable, estates=(inbox.bury_worker,)))
 
 
 def host_of(given: Any) -> EmbeddedHost:

@@ -47,9 +47,14 @@ class Lounge:
             self._open()
         assert self._bell is not None
         is_armed = self._host.transact(waiters.arm, waiter, self._bell.number)
-        if not is_armed and not self._waiting:
-            self._close()
+        if not is_armed:
+            self.rest()
         return is_armed
+
+    def rest(self) -> None:
+        """Listen no longer if nobody waits. For the end of a wait: between two pauses, what is armed must be heard."""
+        if not self._waiting:
+            self._close()
 
     async def pause(self, waiter: Waiter, left_s: float | None) -> None:
         """Until the waiter is granted, the time is up, or it is time to look again."""
@@ -62,8 +67,6 @@ class Lounge:
         finally:
             timer.cancel()
             del self._waiting[waiter]
-            if not self._waiting:
-                self._close()
 
     def _open(self) -> None:
         self._bell = self._host.bell()

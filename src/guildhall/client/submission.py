@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..engine.local import functions, payload, tasks
-from ..engine.local.tasks import Recipe
+from ..engine.local.tasks import Demand, Recipe
 from ..errors import Misuse, Unpicklable, WrongType
+from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from .futures import Future, substitute
+from .purity import Keys, packed_key
 
+Entry = tuple[bytes, Recipe, tuple[bytes, ...]]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 INLINE_FUNCTION_BYTES = 2048
@@ -36,15 +39,19 @@ def submit_all(
     *,
     retries: int = 0,
     priority: int = 0,
-    key: str | None = None,
+    keys: Keys | None = None,
+    demand: Demand | None = None,
     is_single: bool = False,
 ) -> list[Future]:
-    """Each call as a task. Raises WrongType for what is not callable, Unpicklable for what cannot travel."""
+    """Each call as a task. Raises WrongType for what is not callable, Unpicklable for what cannot travel.
+
+    With `keys`, calls of the same key share one run and one result.
+    """
     name = _check(function, retries, priority)
     code, uses, placed = _place(host, function, name, INLINE_FUNCTION_BYTES if is_single else MAP_FUNCTION_BYTES)
     spent = list(placed)
     futures: list[Future] = []
-    batch: list[tuple[bytes, Recipe, tuple[bytes, ...]]] = []
+    batch: list[Entry] = []
     kept: list[Any] = []  # Futures that only a generator made: they hold their results until the batch does.
     size = FIRST_BATCH
     try:
@@ -55,7 +62,7 @@ def submit_all(
                 and PLAIN.issuperset(map(type, args))
                 and len(data := pickle.dumps((args, kwargs), 5)) <= payload.INLINE_BYTES
             ):
-                recipe = Recipe(name, code, data, (), retries, 0, 0, priority, True)
+                recipe = Recipe(name, code, data, (), retries, 0, 0, priority, True, demand)
                 batch.append((oid, recipe, uses))
             else:
                 kept.append(args)
@@ -65,20 +72,33 @@ def submit_all(
                     host, _substituted(host, args, kwargs, deps, name), f"an argument of {name}"
                 )
                 spent.extend(placed)
-                recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority)
+                recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority, False, demand)
                 batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
-            futures.append(Future(host, oid, key, name))
+            futures.append(Future(host, oid, None if keys is None else keys.of(function, args, kwargs), name))
             if len(batch) >= size:
-                host.transact(tasks.submit, batch)
+                _send(host, batch, futures, keys)
                 batch = []
                 kept.clear()
                 size = min(2 * size, MAX_BATCH)
         if batch:
-            host.transact(tasks.submit, batch)
+            _send(host, batch, futures, keys)
     finally:
         if spent:
             host.defer(values.release_for, host.session, tuple(spent))
     return futures
+
+
+def _send(host: EmbeddedHost, batch: list[Entry], futures: list[Future], keys: Keys | None) -> None:
+    """Put the tasks of the last futures into the store. With keys, their results may be those of others."""
+    if keys is None:
+        host.transact(tasks.submit, batch, current.task is not None)
+        return
+    last = range(len(futures) - len(batch), len(futures))
+    packed = [packed_key(futures[place].key) for place in last]
+    stand = host.transact(tasks.submit_keyed, host.session, batch, packed, current.task is not None)
+    for place, oid in zip(last, stand, strict=True):
+        if futures[place]._oid != oid:
+            futures[place] = Future(host, oid, futures[place].key)
 
 
 def _substituted(host: EmbeddedHost, args: Any, kwargs: Any, deps: list[bytes], name: str) -> Any:

@@ -19,6 +19,10 @@ LOOK_S = 0.0001 if len(getattr(os, "sched_getaffinity", lambda pid: range(2))(0)
 """How long a thread looks for what it waits for before it sleeps: as long as falling asleep and being woken takes, so
 that waiting costs at most twice what the better of the two would have (docs/decisions/0002-waiting.md)."""
 
+FINE_S = 0.02
+"""Shorter waits are by `select`, which takes microseconds (but no descriptor above 1023): `poll` counts
+milliseconds."""
+
 
 class Bell:
     """One thread's bell. `poll` also wakes for the watch's descriptor."""
@@ -28,20 +32,26 @@ class Bell:
         self._path = bell_path(directory_fd, session, number)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.socket.bind(self._path)
+        self._watch_fd = watch_fd
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
         self._poll.register(watch_fd, select.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until rung, at most that long. True if the watch woke us: somebody died."""
-        ready = self._poll.poll(timeout_s * 1000 + 0.999)
         died = False
-        for fd, _ in ready:
+        for fd in self._rung(timeout_s):
             if fd == self.socket.fileno():
                 self.hush()
             else:
                 died = True
         return died
+
+    def _rung(self, timeout_s: float) -> list[int]:
+        fds = self.socket.fileno(), self._watch_fd
+        if timeout_s < FINE_S and max(fds) < 1024:
+            return select.select(fds, (), (), timeout_s)[0]
+        return [fd for fd, _ in self._poll.poll(timeout_s * 1000 + 0.999)]
 
     def hush(self) -> None:
         """Take all rings out."""

@@ -73,6 +73,11 @@ class EmbeddedHost:
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
         self.before_leaving: list[Callable[[], None]] = []
         """Called when this process leaves the hall, before anything is taken down: threads that use it end."""
+        self.lend_hand: Callable[[], bool | None] = _nothing_to_do
+        """Called again and again by such a wait: may run a task in its thread. Answers whether it did; None if there is
+        no need."""
+        self.run_awaited: Callable[[bytes], object] | None = None
+        """Called by who waits for the end of a task: runs it in this thread, if nobody has begun with it."""
         self._join()
 
     def _join(self) -> None:
@@ -194,6 +199,7 @@ class EmbeddedHost:
         self._is_flushing = False
         self.nudge = None
         self.before_leaving.clear()
+        self.lend_hand, self.run_awaited = _nothing_to_do, None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
             self.watch.close()
@@ -219,9 +225,8 @@ class EmbeddedHost:
     def bell(self) -> Bell:
         """A bell to be woken by. Give it back with `done`."""
         session = self.session
-        with self._gate:
-            if self._bells:
-                return self._bells.pop()
+        with suppress(IndexError):
+            return self._bells.pop()
         return Bell(self._bells_fd, session, next(self._bell_numbers), self.watch.fd)
 
     def ring(self, waiter: Waiter) -> None:
@@ -229,8 +234,8 @@ class EmbeddedHost:
         self._ringer.ring(waiter)
 
     def done(self, bell: Bell) -> None:
-        with self._gate:
-            self._bells.append(bell)
+        """The bell may wake somebody else. A finalizer may call this."""
+        self._bells.append(bell)
 
     def follow(self) -> None:
         """Watch everybody who is in the hall now, so that a death wakes our sleepers."""
@@ -339,6 +344,10 @@ def _taken(line: deque[T]) -> list[T]:
         while len(portion) < MAX_DEFERRED:
             portion.append(line.popleft())
     return portion
+
+
+def _nothing_to_do() -> None:
+    """Where no tasks are run, no hand is lent."""
 
 
 def _nothing(txn: Any) -> None:
@@ -501,6 +510,11 @@ def open_hall(
                     host.make_durable()
                 host.opens = 1
             return host
+
+
+def host_at(directory: str) -> EmbeddedHost | None:
+    """The host of the hall at the directory, if this process has it open."""
+    return next((host for host in list(_hosts.values()) if host.directory == directory), None)
 
 
 def _check_parts(directory: str) -> None:

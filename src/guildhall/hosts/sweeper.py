@@ -35,18 +35,17 @@ class Sweeper:
             self._write.send(b"!")
 
     def _sweep(self) -> None:
-        while self._read.recv(64) and not self._is_closing:
-            time.sleep(SOON_S)
-            with suppress(
-                Broken, Misuse
-            ):  # Full or closed: what is left goes with the next flush, or with the session.
-                self._host.settle()
+        try:
+            while self._read.recv(64) and not self._is_closing:
+                time.sleep(SOON_S)
+                with suppress(Broken, Misuse):  # Full or closed: what is left goes with the next flush or the session.
+                    self._host.settle()
+        finally:
+            self._read.close()  # By the thread: it may be busy for longer than `close` waits.
 
     def close(self) -> None:
         """End the thread."""
         self._host.nudge = None
         self._is_closing = True
-        self._nudge()
+        self._write.close()
         self._thread.join(1)
-        for end in (self._read, self._write):
-            end.close()

@@ -156,9 +156,15 @@ def _pass_on(
     txn: Txn, key: bytes, held: Lock, now: float, *, is_inherited: bool = False, is_taken_over: bool = False
 ) -> Lock | None:
     """The longest waiter holds the lock; None, and it is free, if there is none."""
-    next_up = waiters.head(txn, key) if held.is_wanted else None
-    if next_up is None:
+    taken = _give(txn, key, now, is_inherited, is_taken_over) if held.is_wanted else None
+    if taken is None:
         txn.delete(key)
+    return taken
+
+
+def _give(txn: Txn, key: bytes, now: float, is_inherited: bool = False, is_taken_over: bool = False) -> Lock | None:
+    next_up = waiters.head(txn, key)
+    if next_up is None:
         return None
     heir, want = next_up
     taken = _wanted(_granted(txn, CLAIM.unpack(want), heir, now, is_inherited, is_taken_over))
@@ -174,6 +180,21 @@ def _tell_head(txn: Txn, key: bytes, held: Lock) -> None:
         next_up = waiters.head(txn, key)
         if next_up is not None and next_up[0].bell:
             txn.wake(next_up[0])
+
+
+def enlist(txn: Txn, key: bytes, waiter: Waiter, want: bytes, now: float) -> None:
+    """A waiter that stands in another line goes to the end of this lock's; if nobody holds it, it is granted."""
+    waiters.move(txn, waiter, key, want)
+    data = txn.get(key)
+    held = None if data is None else _unpack(data)
+    if held is None:
+        _give(txn, key, now)
+    elif has_lapsed(held, now):
+        _give(txn, key, now, is_taken_over=True)
+    elif not held.is_wanted:
+        txn.put(key, _pack(_wanted(held)))
+    if held is not None and held.until is not None and _is_first(txn, key, waiter):
+        _tell_head(txn, key, held)
 
 
 def renew(txn: Txn, name: bytes, session: int, handle: int, token: int, now: float, lease_s: float) -> Lock:
@@ -203,9 +224,12 @@ def next_lapse(txn: Txn, name: bytes, waiter: Waiter) -> float | None:
     held = look(txn, name)
     if held is None or held.until is None:
         return None
-    next_up = waiters.head(txn, LOCKS + name)
-    is_first = next_up is not None and next_up[0][:2] == waiter[:2]
-    return held.until if is_first else held.until + GRACE_S
+    return held.until if _is_first(txn, LOCKS + name, waiter) else held.until + GRACE_S
+
+
+def _is_first(txn: Txn, key: bytes, waiter: Waiter) -> bool:
+    next_up = waiters.head(txn, key)
+    return next_up is not None and next_up[0][:2] == waiter[:2]
 
 
 GRACE_S = 0.5

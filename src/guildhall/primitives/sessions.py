@@ -11,7 +11,23 @@ from collections.abc import Callable, Iterable
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import lock, multilock, pool, queue, rlock, rwlock, semaphore, topic, values, waiters
+from . import (
+    barrier,
+    condition,
+    election,
+    limiter,
+    lock,
+    multilock,
+    pool,
+    queue,
+    rlock,
+    rwlock,
+    semaphore,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
@@ -38,6 +54,9 @@ _LINES: dict[bytes, Callable[[Txn, waiters.Left, float], None]] = {
     lock.LOCKS: lock.bury_wait,
     rwlock.RWLOCKS: pool.bury_wait,
     semaphore.SEMAPHORES: pool.bury_wait,
+    barrier.BARRIERS: barrier.bury_wait,
+    election.ELECTIONS: election.bury_wait,
+    limiter.LIMITS: limiter.bury_wait,
 }
 """What to do, by the region of the place, when a wait of a dead session is taken out of a line: others may go on."""
 
@@ -79,11 +98,14 @@ def bury(txn: Txn, session: int, note: int = 0, estates: Iterable[Estate] = (), 
         queue.bury(txn, left)
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
+    condition.bury(txn, session, now)  # Before its locks: who is told stands in line for them.
+    election.bury(txn, session)
     lock.bury(txn, session, now)
     rlock.bury(txn, session, now)
     multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
     topic.bury(txn, session)
+    variable.bury(txn, session)
     for estate in estates:
         estate(txn, session, note)
     values.bury(txn, session)

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..store import keys
 from ..store.keys import pack_id, pack_int
+from ..store.keys import unpack as unpack_key
 from ..store.records import UNREADABLE, Form, Record, damaged
 from ..store.transaction import Txn, Waiter
 from . import waiters
@@ -24,6 +24,12 @@ from .op import BUSY, NotNow
 
 OBJECTS = b"\x20"
 HOLDS = b"\x21"
+NAMED = b"\x22"
+"""By key: the object that has it."""
+KEYS = b"\x23"
+"""By object: its key, if it has one."""
+BUDGET = b"\x24"
+"""How many bytes all blobs may take in memory, if that is bounded."""
 TOLD = b"\x28"
 """By feed: the objects whose end it has not taken yet."""
 
@@ -31,7 +37,8 @@ PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
 
 class Object(Record, tag=1, frozen=True):
-    """One object. `uses` are the objects it holds itself; `is_watched`: somebody must be told of its end."""
+    """One object. `uses` are the objects it holds itself; `is_watched`: somebody must be told of its end; `is_named`:
+    it has a key, by which others find it as long as it is there."""
 
     state: int
     holds: int
@@ -40,6 +47,7 @@ class Object(Record, tag=1, frozen=True):
     uses: tuple[bytes, ...] = ()
     blob: str = ""
     is_watched: bool = False
+    is_named: bool = False
 
 
 class Stored(Record, tag=1, frozen=True):
@@ -78,12 +86,17 @@ def object_id(session: int, number: int) -> bytes:
     return pack_id(session) + pack_int(number)
 
 
+def maker_of(oid: bytes) -> int:
+    """The session that made the object."""
+    return int(unpack_key(oid)[0])
+
+
 def _hold_key(session: int, oid: bytes) -> bytes:
     return HOLDS + pack_id(session) + oid
 
 
 def _put(txn: Txn, oid: bytes, old: Object, holds: int, owned: int) -> None:
-    changed = Object(old.state, holds, owned, old.data, old.uses, old.blob, old.is_watched)
+    changed = Object(old.state, holds, owned, old.data, old.uses, old.blob, old.is_watched, old.is_named)
     txn.put(OBJECTS + oid, _pack_object(changed))
 
 
@@ -98,9 +111,24 @@ def lay(txn: Txn, oid: bytes, state: int, data: bytes, uses: tuple[bytes, ...] =
     txn.put(OBJECTS + oid, _pack_object(Object(state, 1, 1, data, uses, blob)))
 
 
+def budget(txn: Txn) -> int | None:
+    """How many bytes all blobs may take in memory."""
+    data = txn.get(BUDGET)
+    return None if data is None else int.from_bytes(data, "big")
+
+
+def set_budget(txn: Txn, size_bytes: int) -> None:
+    """From now on no more than that."""
+    txn.put(BUDGET, size_bytes.to_bytes(8, "big"))
+
+
 def is_litter(txn: Txn, blob: str) -> bool:
     """Whether the blob, whose writer is dead, belongs to nobody: its object is gone, or never got it."""
-    found = look(txn, bytes.fromhex(blob.rpartition("-")[2]))
+    try:
+        oid = bytes.fromhex(blob.rpartition("-")[2])
+    except ValueError:  # No name of ours.
+        return False
+    found = look(txn, oid)
     return found is None or found.blob != blob
 
 
@@ -191,10 +219,42 @@ def _let_go(txn: Txn, oid: bytes, found: Object, count: int, owned: int, spent: 
     txn.delete(OBJECTS + oid)
     if found.is_watched:
         _wake(txn, oid)
+    if found.is_named:
+        _unname(txn, oid)
     if found.blob:
         txn.unlink(found.blob)
     if found.uses:
         spent += _counted(found.uses)
+
+
+def name(txn: Txn, oid: bytes, key: bytes) -> None:
+    """The object is found by this key from now on, and no other is."""
+    found = look(txn, oid)
+    if found is None:
+        return
+    before = txn.get(NAMED + key)
+    if before is not None:
+        txn.delete(KEYS + before)
+    txn.put(NAMED + key, oid)
+    txn.put(KEYS + oid, key)
+    named = Object(
+        found.state, found.holds, found.owned, found.data, found.uses, found.blob, found.is_watched, True
+    )  # fmt: skip
+    txn.put(OBJECTS + oid, _pack_object(named))
+
+
+def named(txn: Txn, key: bytes) -> tuple[bytes, Object] | None:
+    """The object of that key, unless it was cancelled."""
+    oid = txn.get(NAMED + key)
+    found = None if oid is None else look(txn, oid)
+    return None if oid is None or found is None or found.state == CANCELLED else (oid, found)
+
+
+def _unname(txn: Txn, oid: bytes) -> None:
+    key = txn.get(KEYS + oid)
+    if key is not None:  # Else another object has taken the key over.
+        txn.delete(KEYS + oid)
+        txn.delete(NAMED + key)
 
 
 def settle(
@@ -206,7 +266,8 @@ def settle(
     if found is None or found.state != PENDING:
         return None
     hold(txn, uses)
-    txn.put(OBJECTS + oid, _pack_object(Object(state, found.holds, found.owned, data, uses, blob)))
+    ended = Object(state, found.holds, found.owned, data, uses, blob, False, found.is_named)
+    txn.put(OBJECTS + oid, _pack_object(ended))
     if found.is_watched:
         _wake(txn, oid)
     return found
@@ -223,7 +284,7 @@ def _wake(txn: Txn, oid: bytes) -> None:
 def _tell(txn: Txn, feed: bytes, oid: bytes) -> None:
     """One more in the feed. Its bell rings for the first: for the others it has rung, and they are not taken yet."""
     if txn.first(TOLD + feed) is None:
-        session, bell = keys.unpack(feed)
+        session, bell = unpack_key(feed)
         txn.wake(Waiter(session, 0, bell))
     txn.put(TOLD + feed + oid, b"")
 
@@ -235,7 +296,7 @@ def watch(txn: Txn, oid: bytes, found: Object) -> None:
 
 
 def _watched(old: Object) -> Object:
-    return Object(old.state, old.holds, old.owned, old.data, old.uses, old.blob, True)
+    return Object(old.state, old.holds, old.owned, old.data, old.uses, old.blob, True, old.is_named)
 
 
 def wait_settled(txn: Txn, oid: bytes, waiter: Waiter | None) -> NotNow | Object | None:
@@ -305,9 +366,24 @@ def settled_run(txn: Txn, oids: Iterable[bytes]) -> list[Object | None]:
     return run
 
 
+def reopen(txn: Txn, oid: bytes, found: Object, data: bytes, uses: tuple[bytes, ...]) -> bool:
+    """An object that has ended is pending again. False if it is so already."""
+    if found.state == PENDING:
+        return False
+    hold(txn, uses)
+    pending = Object(PENDING, found.holds, found.owned, data, uses, "", found.is_watched, found.is_named)
+    txn.put(OBJECTS + oid, _pack_object(pending))
+    if found.blob:
+        txn.unlink(found.blob)
+    release(txn, found.uses)
+    return True
+
+
 def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
     """Give a pending object other data."""
-    changed = Object(found.state, found.holds, found.owned, data, found.uses, found.blob, found.is_watched)
+    changed = Object(
+        found.state, found.holds, found.owned, data, found.uses, found.blob, found.is_watched, found.is_named
+    )  # fmt: skip
     txn.put(OBJECTS + oid, _pack_object(changed))
 
 

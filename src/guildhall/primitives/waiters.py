@@ -86,6 +86,52 @@ def line(txn: Txn, place: bytes) -> list[tuple[Waiter, bytes]]:
     return found
 
 
+def want(txn: Txn, waiter: Waiter) -> bytes | None:
+    """What the waiter wants; None if it does not stand in line any more."""
+    found = _standing(txn, waiter)
+    return None if found is None else found[2].want
+
+
+def place(txn: Txn, waiter: Waiter) -> bytes | None:
+    """Where the waiter stands in line; None if it does not any more."""
+    found = _standing(txn, waiter)
+    return None if found is None else found[1].place
+
+
+def _standing(txn: Txn, waiter: Waiter) -> tuple[bytes, Wait, InLine] | None:
+    """Where the waiter stands in line, and its two records."""
+    data = txn.get(_wait_key(waiter.session, waiter.number))
+    wait = None if data is None else _WAIT.unpack(data)
+    if wait is None or wait.granted is not None:
+        return None
+    key = LINES + wait.place + wait.ticket
+    line = txn.get(key)
+    assert line is not None, "a wait stands in line until it is granted"
+    return key, wait, _IN_LINE.unpack(line)
+
+
+def rewrite(txn: Txn, waiter: Waiter, want: bytes) -> None:
+    """The waiter, which stands in line, wants something else at the same place."""
+    found = _standing(txn, waiter)
+    assert found is not None, "only who stands in line may change its mind"
+    key, _, line = found
+    txn.put(key, _IN_LINE.pack(InLine(line.session, line.number, line.bell, want)))
+
+
+def move(txn: Txn, waiter: Waiter, place: bytes, want: bytes) -> None:
+    """The waiter, which stands in some line, goes to the end of the line at the place, with its bell.
+
+    Its old ticket ends the new one: waiters moved in one commit stay apart, and in their order.
+    """
+    found = _standing(txn, waiter)
+    assert found is not None, "only who stands in line can be moved"
+    key, wait, line = found
+    txn.delete(key)
+    ticket = pack_int(txn.revision) + wait.ticket
+    txn.put(LINES + place + ticket, _IN_LINE.pack(InLine(line.session, line.number, line.bell, want)))
+    txn.put(_wait_key(waiter.session, waiter.number), _WAIT.pack(Wait(place, ticket)))
+
+
 def unpark(txn: Txn, place: bytes, granted: bytes | None = None) -> Waiter | None:
     """Take the longest waiter out of the line and wake it, with something to collect or without."""
     found = txn.first(LINES + place)
@@ -147,6 +193,22 @@ def withdraw(txn: Txn, waiter: Waiter) -> bool:
     return True
 
 
+def dismiss(txn: Txn, waiter: Waiter) -> None:
+    """Take the waiter out of its line and wake it, granted nothing. Harmless if it stands in none."""
+    data = txn.get(_wait_key(waiter.session, waiter.number))
+    wait = None if data is None else _WAIT.unpack(data)
+    line = None if wait is None else txn.get(LINES + wait.place + wait.ticket)
+    if line is not None:
+        withdraw(txn, waiter)
+        if bell := _IN_LINE.unpack(line).bell:
+            txn.wake(Waiter(waiter.session, waiter.number, bell))
+
+
+def count(txn: Txn, place: bytes) -> int:
+    """How many stand in line at the place."""
+    return sum(1 for _ in txn.scan(LINES + place))
+
+
 def withdraw_all(txn: Txn, many: Iterable[Waiter]) -> None:
     """Leave every line."""
     for waiter in many:
@@ -159,6 +221,7 @@ class Left(NamedTuple):
     place: bytes
     want: bytes
     granted: bytes | None
+    session: int
 
 
 def leave(txn: Txn, session: int) -> list[Left]:
@@ -172,6 +235,6 @@ def leave(txn: Txn, session: int) -> list[Left]:
             assert line is not None, "a wait stands in line until it is granted"
             want = _IN_LINE.unpack(line).want
             txn.delete(LINES + wait.place + wait.ticket)
-        waits.append(Left(wait.place, want, wait.granted))
+        waits.append(Left(wait.place, want, wait.granted, session))
         txn.delete(key)
     return waits

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from ... import deadline
 from ...deadline import Timeout
 from ...hosts.embedded import EmbeddedHost
@@ -11,8 +14,24 @@ from ..drive import LATE, Flow
 from .handle import Handle
 
 
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """An event at one moment."""
+
+    name: Any
+    is_set: bool
+    waiting: int
+
+
 class Event(Handle):
-    """A flag to wait for, as `threading.Event`, across processes."""
+    """A flag to wait for, as `threading.Event`, across processes.
+
+        ready = Event("ready")
+        ready.wait(timeout=10)       # True when somebody called `Event("ready").set()`, also if it was cleared at once
+
+    It stays up until `clear`, also when the process that raised it has died. If you stop waiting, nothing is left
+    behind. For a count of things that must have happened there is `Latch`; for a value to come, `Variable`.
+    """
 
     _kind = "event"
 
@@ -32,6 +51,15 @@ class Event(Handle):
         timeout_s = deadline.seconds(timeout)
         host = self._host
         return self.is_set() or drive.run(host, self._wait_flow(host, timeout_s))
+
+    def statistics(self) -> EventStatistics:
+        """Whether it is set, and how many wait."""
+
+        def look(txn: Any) -> EventStatistics:
+            waiting = len(waiters.line(txn, event.EVENTS + self._key))
+            return EventStatistics(self.name, event.is_set(txn, self._key), waiting)
+
+        return self._host.read(look)
 
     def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         answer = yield from drive.waiting(

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from ...engine.local import payload
-from ...errors import TimedOut
+from ...errors import Misuse, TimedOut, WrongType
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ..hall import host_of, packed
@@ -42,3 +42,13 @@ class Handle:
 
     def _late(self, timeout_s: float | None) -> TimedOut:
         return TimedOut(f"{self._kind} {self.name!r:.60}: nothing came within {timeout_s:g} s")
+
+
+def whole(handle: Handle, what: str, value: Any, *, least: int = 1, most: int = (1 << 63) - 1, hint: str = "") -> int:
+    """The value, if it is a whole number in these bounds. Raises WrongType or Misuse, naming the handle."""
+    of = f"{handle._kind} {handle.name!r:.60}: {what} {value!r:.30}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise WrongType(f"{of}: expected a whole number, got {type(value).__name__}{hint}")
+    if not least <= value <= most:
+        raise Misuse(f"{of}: expected {least} to {most}{hint}")
+    return int(value)

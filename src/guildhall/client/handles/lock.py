@@ -11,6 +11,7 @@ from ...errors import LockLost, Misuse
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import lock
+from ...primitives.condition import Guard
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
 from .. import drive
@@ -93,15 +94,6 @@ class Lock(Handle):
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY
 
-        def due(waiter: Waiter) -> float | None:
-            lapse_at = host.read(lock.next_lapse, key, waiter)
-            if lapse_at is None:
-                return None
-            left_s = lapse_at - now()
-            if left_s <= 0:
-                host.transact(lock.lapse, key, now())
-            return max(0.0, left_s)
-
         answer = yield from drive.waiting(
             host,
             lambda waiter: host.transact(
@@ -111,12 +103,37 @@ class Lock(Handle):
             lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
-            due=due,
+            due=lambda waiter: self._due(host, waiter),
         )
         if answer is LATE:
             return False
         self._grant = answer
         return True
+
+    def _due(self, host: EmbeddedHost, waiter: Waiter) -> float | None:
+        """See to it that who waits takes over when the holder's lease is over; in how many seconds to look again."""
+        lapse_at = host.read(lock.next_lapse, self._key, waiter)
+        if lapse_at is None:
+            return None
+        left_s = lapse_at - now()
+        if left_s <= 0:
+            host.transact(lock.lapse, self._key, now())
+        return max(0.0, left_s)
+
+    def _guard(self, host: EmbeddedHost) -> Guard:
+        """This lock and its holder, as a condition needs them."""
+        return Guard(lock.LOCKS + self._key, host.session, self._handle, self.lease_s, self._grant)
+
+    def _keep(self, grant: lock.Lock | None) -> None:
+        """This object holds that grant (None: none) from now on."""
+        self._grant = grant
+
+    def _hold(self) -> lock.Lock | None:
+        """What `_end` is to give up."""
+        return self._grant
+
+    def _end(self, hold: lock.Lock | None) -> None:
+        Lock.release(self)
 
     def release(self) -> bool:
         """Give it up. Raises NotHeld (RuntimeError, ValueError) if this object does not hold it, LockLost
@@ -138,6 +155,7 @@ class Lock(Handle):
         return grant.token if grant is not None and grant.session == host.session else None
 
     def _let_go(self, grant: lock.Lock | None) -> None:
+        """What was to be given up is, if that was interrupted."""
         if grant is not None:
             self._host.transact(lock.let_go, self._key, grant.token, now())
 

@@ -11,6 +11,7 @@ from ...deadline import Timeout
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import rlock, waiters
+from ...primitives.condition import Guard
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
 from ..hall import host_of
@@ -94,6 +95,28 @@ class RLock(Held):
         except BaseException:  # Ctrl-C: whether it is released already or not, it is released now.
             self._finish_release(number)
             raise
+
+    def _hold(self) -> int:
+        """What `_end` is to give up: the number of that step."""
+        return attempt_of(None)
+
+    def _end(self, hold: int) -> None:
+        self._release(hold)
+
+    def _let_go(self, hold: int) -> None:
+        """What was to be given up is, if that was interrupted."""
+        self._finish_release(hold)
+
+    def _guard(self, host: EmbeddedHost) -> Guard:
+        """This lock and the caller as its owner, as a condition needs them."""
+        return Guard(rlock.RLOCKS + self._key, host.session, self._owner())
+
+    def _keep(self, held: rlock.RLock | None) -> None:
+        """Nothing is kept here: who owns it is written in the hall."""
+
+    def _due(self, host: EmbeddedHost, waiter: Waiter) -> float | None:
+        """It has no lease."""
+        return None
 
     def _finish_release(self, number: int) -> None:
         host = self._host

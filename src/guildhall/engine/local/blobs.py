@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -28,13 +29,13 @@ def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pick
     is: so whoever removes the hall finds every file that belongs to it.
     """
     host.settle()  # Room first: what was let go may be as large.
-    import tempfile
-    import uuid
+    from . import spilling  # Which a worker without large values does not need.
 
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+    spilling.make_room(host, _end([part.nbytes for part in parts]))
     name = f"{host.session}-{next(_numbers)}-{oid.hex()}"
     path = host.blob_path(name)
-    spill = os.path.join(tempfile.gettempdir(), f"guildhall-{os.getuid()}-{uuid.uuid4().hex}")
+    spill = spilling.place()
     for place in (path, spill):
         try:
             if place is spill:
@@ -73,6 +74,11 @@ def _places(sizes: Sequence[int]) -> list[int]:
     return places
 
 
+def _end(sizes: Sequence[int]) -> int:
+    """How large the file becomes."""
+    return _places(sizes)[-1] + sizes[-1]
+
+
 def _write_all(fd: int, part: memoryview, at: int) -> None:
     done = 0
     while done < part.nbytes:
@@ -85,9 +91,16 @@ def read(host: EmbeddedHost, data: bytes) -> Any:
     fd = os.open(host.blob_path(blob), os.O_RDONLY | os.O_CLOEXEC)
     try:
         view = mapping.private(fd, os.fstat(fd).st_size)
+        with suppress(OSError):  # What was read lately is moved to disk last.
+            os.utime(fd)
     finally:
         os.close(fd)
     parts = [view[at : at + size] for size, at in zip(sizes, _places(sizes), strict=True)]
     if len(parts[-1]) != sizes[-1]:
         raise HallDamaged(f"hall {host.directory}: blob {blob} is cut short; scatter or compute its value anew")
     return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def size_bytes(data: bytes) -> int:
+    """How large the value is, without a look at its file."""
+    return sum(msgspec.msgpack.decode(data[1:])[1])

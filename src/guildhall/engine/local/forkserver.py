@@ -7,8 +7,8 @@ The server has one thread, no hall open and no file of one, so that a worker beg
 parent of the workers: it learns of every end at once, and when the client is gone it kills them, whatever they are
 stuck in. It sleeps until something happens and never wakes up by itself.
 
-Messages are text, each ended by a NUL. To the server: `worker HALL` (start one in that hall), `remove HALL` (when the
-client is gone), `bye` (the client closes, and sees to its hall itself). To the client: `started PID`, `joined PID`,
+Messages are text, each ended by a NUL. To the server: `worker OPTIONS HALL` (start one, told that), `remove HALL` (when
+the client is gone), `bye` (the client closes, and sees to its hall itself). To the client: `started PID`, `joined PID`,
 `ended PID STATUS` (as `os.waitpid` gives it), `refused WHY` (a worker could not be forked) and `failed WHY`, which
 explains an end that comes next.
 """
@@ -65,7 +65,7 @@ class Line:
 class Server:
     """Forks workers as the client asks, and tells it what becomes of them.
 
-    `work(hall, joined)` is called in each worker, which calls `joined()` when it is in the hall.
+    `work(told, joined)` is called in each worker, which calls `joined()` when it is in the hall.
     """
 
     def __init__(self, line: Line, client: int, work: Callable[[str, Callable[[], None]], None]) -> None:
@@ -144,19 +144,20 @@ class Server:
 
     # -- forking ------------------------------------------------------------------------------------------------------
 
-    def _start(self, hall: str) -> None:
+    def _start(self, told: str) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             self._tell("refused", f"a worker cannot be forked: {error}")
             return
         if not pid:
-            self._be_worker(hall)
+            self._be_worker(told)
         self._workers.add(pid)
         self._tell("started", pid)
 
-    def _be_worker(self, hall: str) -> NoReturn:
+    def _be_worker(self, told: str) -> NoReturn:
         """In the child: let go of what is the server's, work, and never return to what the server was doing."""
+        status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -166,13 +167,15 @@ class Server:
                 os.close(self._client_fd)
             end_with(self._pid)
             gc.enable()
-            self._work(hall, self._joined)
+            self._work(told, self._joined)
+            sys.stdout.flush()
+            status = 0
         except BaseException as error:
             with suppress(OSError):
                 self._to_server.send("failed", f"worker {os.getpid()}: {described(error)}")
             sys.excepthook(*sys.exc_info())
         finally:
-            os._exit(1)
+            os._exit(status)
 
     def _joined(self) -> None:
         self._to_server.send("joined", os.getpid())

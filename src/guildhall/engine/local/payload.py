@@ -149,3 +149,12 @@ def unpack(host: EmbeddedHost, value: bytes) -> Any:
         return pickle.loads(value)
     stored = values.unpack(value)
     return decode(host, stored.data, stored.uses)
+
+
+def size_bytes(host: EmbeddedHost, value: bytes) -> int:
+    """How many bytes a stored value takes: its pickle, and the buffers of a large one."""
+    data = values.unpack(value).data
+    if data[:1] == REFERENCE:
+        found = host.read(values.look, data[1:])
+        data = b"" if found is None else found.data
+    return blobs.size_bytes(data) if data[:1] == blobs.BLOB else len(data)

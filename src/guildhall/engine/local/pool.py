@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import signal
 import socket
@@ -16,12 +17,16 @@ from contextlib import contextmanager, suppress
 from ... import deadline
 from ...errors import Broken, Misuse
 from ...hosts.embedded import EmbeddedHost
-from . import payload
+from . import inbox, memory, payload, tasks
 from .forkserver import Line
+from .options import WorkerOptions, packed
+from .tasks import Recipe
 
 START_S = 60.0
 CLOSE_S = 5.0
 MAX_REST_S = 1.0
+RETIRED = "exit code 0"
+"""How a worker ends that was told to."""
 _BOOT = (
     "'guildhall fork server and workers'; import gc, sys; gc.disable(); control, client, count, *rest = sys.argv[1:]; "
     "sys.path[:], sys.argv[:] = rest[:int(count)], rest[int(count):]; "
@@ -100,11 +105,18 @@ class WorkerProcess:
         with suppress(AttributeError, OSError):  # Not Linux; or it has ended, and the message is under way.
             self._fd = os.pidfd_open(pid)
 
+    def strike(self) -> None:
+        """Kill it. Its parent tells of its end."""
+        with suppress(ProcessLookupError):
+            if self._fd >= 0:
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            elif not self.has_ended:
+                os.kill(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """Kill it and see it gone: it has lost the parent whose task that was."""
         if self._fd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            self.strike()
             poll = select.poll()
             poll.register(self._fd, select.POLLIN)
             poll.poll(CLOSE_S * 1000)
@@ -127,9 +139,10 @@ class Pool:
     Made when all workers have joined the hall. Raises Broken, with the reason, when one cannot; then none is left.
     """
 
-    def __init__(self, host: EmbeddedHost, n_workers: int, server: ForkServer) -> None:
+    def __init__(self, host: EmbeddedHost, n_workers: int, server: ForkServer, options: WorkerOptions) -> None:
         self.host = host
         self.n_workers = n_workers
+        self._told = packed(options, host.directory)
         self.server = server
         self.processes: list[WorkerProcess] = []
         self.exits: dict[int, str] = {}
@@ -155,7 +168,7 @@ class Pool:
         if self.host.is_private:
             self.server.ask("remove", self.host.directory)
         for _ in range(self.n_workers):
-            self.server.ask("worker", self.host.directory)
+            self.server.ask("worker", self._told)
 
     def _await_workers(self) -> None:
         """Until every worker has joined the hall."""
@@ -214,11 +227,40 @@ class Pool:
 
     def _replace(self, process: WorkerProcess, how: str) -> None:
         process.forget()
-        self._record(process.pid, how)
+        if how != RETIRED:
+            self._record(process.pid, how)
+        with self._gate:
+            is_surplus = self._alive() >= self.n_workers
+            if is_surplus:
+                self.processes.remove(process)
+        if is_surplus:
+            return
         if process.has_joined:
-            self.server.ask("worker", self.host.directory)
+            self.server.ask("worker", self._told)
         else:
             self._ask_again()
+
+    def _alive(self) -> int:
+        return sum(not process.has_ended for process in self.processes)
+
+    def scale(self, n_workers: int) -> None:
+        """So many workers from now on: more are started, surplus ones end when the tasks that they run have ended."""
+        with self._gate:
+            self.n_workers, before = n_workers, self.n_workers
+            for _ in range(n_workers - before):
+                self.server.ask("worker", self._told)
+            surplus = [process for process in self.processes if not process.has_ended][n_workers:]
+        crew = self.host.read(tasks.crew)
+        for process in surplus:
+            for session, info in crew.items():
+                if info.pid == process.pid:
+                    order(self.host, session, "retire")
+
+    def restart(self) -> None:
+        """Kill every worker. Others take their places."""
+        for process in list(self.processes):
+            if process.has_joined:
+                process.strike()
 
     def _record(self, pid: int, how: str) -> None:
         """Tell how a worker ended, then bury it: whose task it ran may ask."""
@@ -230,7 +272,7 @@ class Pool:
     def _ask_again(self) -> None:
         """For a worker in place of one that did not come to work."""
         self._rest()
-        self.server.ask("worker", self.host.directory)
+        self.server.ask("worker", self._told)
 
     def _rest(self) -> None:
         """What fails again and again is tried ever more slowly, until a worker joins."""
@@ -271,6 +313,14 @@ class Pool:
             self.host.bury_dead()
 
 
+def order(host: EmbeddedHost, session: int, what: str, *args: object) -> None:
+    """Have the worker of that session call a function of `worker.py`, soon; nobody hears of the end."""
+    from . import worker  # Which a client that orders nothing does not need.
+
+    recipe = Recipe(what, pickle.dumps(getattr(worker, what)), pickle.dumps((args, {})), is_plain=True)
+    host.transact(inbox.order, session, host.new_object(), recipe)
+
+
 def _working_directory() -> str:
     """Where this process works, "" if that has been removed: then nothing can be imported from there."""
     try:
@@ -284,7 +334,7 @@ def describe_exit(status: int) -> str:
     if status < 0:
         known = {one.value: one.name for one in signal.Signals}
         return f"killed by {known.get(-status, f'signal {-status}')}"
-    return f"exit code {status}"
+    return "ended at its memory_limit" if status == memory.STATUS else f"exit code {status}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...primitives import values, waiters
 from ...primitives.op import BUSY, NotNow
 from ...primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
-from ...store.keys import pack_id, pack_int
+from ...store.keys import pack_id, pack_int, unpack
 from ...store.records import Form, Record
 from ...store.transaction import Txn, Waiter
 
@@ -23,13 +23,75 @@ IDLE = b"\x43"
 LOOKING = b"\x44"
 """Places of workers without a task: asleep, and still awake. The latter are served first: they need no ring."""
 WORKERS = b"\x45"
+RESERVED = b"\x49"
+"""Ready tasks that ask something of their worker. The region's byte alone is there while there may be some."""
 READY_COUNT = b"\x46"
 """How many keys there are under READY, so that a worker can leave the others their share."""
+FIRED = b"\x47"
+"""Tasks that nobody need refer to: each holds itself until it has ended."""
+LOOK_AHEAD = 8
+"""How far from the front of READY a task is found that somebody waits for."""
+CHAIN = b"C"
+"""First byte of an error that came from a task that this one depends on: their names, the first cause's first, follow
+behind their length, and then the error."""
+MAX_CHAIN_BYTES = 1000
 MAX_DEATHS = 3
 KILLED = b"K"
 """First byte of an error that is not a pickled exception: the task's name follows."""
 FULL = b"F"
 """The error of a task whose end did not fit: smaller than any recipe, so that it fits where that was."""
+
+
+Amounts = tuple[tuple[str, float], ...]
+"""Of resources, by name."""
+
+
+class Demand(Record, tag=1, frozen=True):
+    """What a task asks of its worker: to have one of these names (none: any), and so much of each resource."""
+
+    workers: tuple[str, ...] = ()
+    resources: Amounts = ()
+
+
+class WorkerInfo(Record, tag=1, frozen=True):
+    """What a worker is, for those who ask."""
+
+    pid: int
+    threads: int = 1
+    resources: Amounts = ()
+
+
+class Able:
+    """What one worker can do now. Belongs to its process, not to the store: only it takes what it has."""
+
+    def __init__(self, names: frozenset[str] = frozenset(), resources: Amounts = ()) -> None:
+        self.names = names
+        self._free = dict(resources)
+
+    def can(self, demand: Demand) -> bool:
+        """Whether it may run a task with that demand, and has what it needs."""
+        if demand.workers and self.names.isdisjoint(demand.workers):
+            return False
+        return all(self._free.get(name, 0) >= amount for name, amount in demand.resources)
+
+    def take(self, demand: Demand | None) -> None:
+        """So much less is free."""
+        if demand is not None:
+            for name, amount in demand.resources:
+                self._free[name] -= amount
+
+    def give_back(self, demand: Demand) -> None:
+        """So much more is free."""
+        for name, amount in demand.resources:
+            self._free[name] += amount
+
+
+_ANY = Able()
+
+
+def names_of(session: int, pid: int) -> tuple[str, str]:
+    """What a worker may be called by: its address, and its name."""
+    return f"local://{pid}", f"worker-{session}"
 
 
 class Recipe(Record, tag=1, frozen=True):
@@ -45,6 +107,7 @@ class Recipe(Record, tag=1, frozen=True):
     missing: int = 0
     priority: int = 0
     is_plain: bool = False
+    demand: Demand | None = None
 
 
 class Claim(Record, tag=1, frozen=True):
@@ -66,28 +129,64 @@ class Done(NamedTuple):
 
 RECIPE = Form(Recipe)
 CLAIM = Form(Claim)
+INFO = Form(WorkerInfo)
 
 
-def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]]) -> None:
-    """New tasks, as (object id, recipe, what it uses), each held once by the session that its id names."""
+def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], is_nested: bool = False) -> None:
+    """New tasks, as (object id, recipe, what it uses), each held once by the session that its id names.
+
+    Those that tasks submit come first, the newest foremost: a tree of tasks is worked off to its leaves before it grows
+    wider, so that few wait at a time.
+    """
     ready = 0
-    stamp = pack_int(txn.revision)
+    stamp = pack_int(-txn.revision if is_nested else txn.revision)
     used: list[bytes] = []
     for oid, recipe, uses in tasks:
         if recipe.deps:
             missing, failed = _await(txn, oid, recipe.deps)
             if failed is not None:
-                values.make(txn, oid, failed.state, failed.data)
+                data = _handed_on(failed.data, "", recipe.name) if failed.state == ERROR else b""
+                values.make(txn, oid, failed.state, data)
                 continue
             recipe = _with(recipe, missing=missing)
         values.lay(txn, oid, PENDING, RECIPE.pack(recipe), uses)
         used += uses
         if not recipe.missing:
-            txn.put(READY + pack_id(-recipe.priority) + stamp + oid, oid)
-            ready += 1
+            ready += _line_up(txn, oid, recipe, stamp)
     _count(txn, ready)
     values.hold(txn, used)
     _wake_idle(txn, ready)
+
+
+def submit_keyed(
+    txn: Txn,
+    session: int,
+    tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]],
+    keys: Sequence[bytes],
+    is_nested: bool = False,
+) -> list[bytes]:
+    """As `submit`, but of tasks with the same key, one runs for all. Returns the objects that stand for the results."""
+    stand: list[bytes] = []
+    for task, key in zip(tasks, keys, strict=True):
+        known = values.named(txn, key)
+        if known is not None:
+            values.hold_for(txn, session, (known[0],))
+            stand.append(known[0])
+            continue
+        submit(txn, (task,), is_nested)
+        values.name(txn, task[0], key)
+        stand.append(task[0])
+    return stand
+
+
+def fire(txn: Txn, oids: Iterable[bytes]) -> None:
+    """The tasks run to their end though nobody refers to them."""
+    for oid in oids:
+        found = values.look(txn, oid)
+        if found is not None and found.state == PENDING and txn.get(FIRED + oid) is None:
+            txn.put(FIRED + oid, b"")
+            values.watch(txn, oid, found)
+            values.hold(txn, (oid,))
 
 
 def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | None]:
@@ -106,14 +205,41 @@ def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | N
     return missing, None
 
 
-def enlist(txn: Txn, session: int) -> None:
+def enlist(txn: Txn, session: int, info: WorkerInfo | None = None) -> None:
     """The session runs tasks from now on."""
-    txn.put(WORKERS + pack_id(session), b"")
+    txn.put(WORKERS + pack_id(session), INFO.pack(info or WorkerInfo(0)))
+
+
+def crew(txn: Txn) -> dict[int, WorkerInfo]:
+    """Who runs tasks, by session."""
+    return {unpack(key[1:])[0]: INFO.unpack(data) for key, data in txn.scan(WORKERS)}
+
+
+def pid_of(txn: Txn, session: int) -> int:
+    """The process of a worker; 0 if it is not known any more."""
+    data = txn.get(WORKERS + pack_id(session))
+    return INFO.unpack(data).pid if data else 0
+
+
+def killed(name: str, deaths: int, pid: int) -> bytes:
+    """The error of a task under which so many workers died, the last one with that process id."""
+    return KILLED + f"{name}|{deaths}|{pid}".encode()
+
+
+def slots(txn: Txn) -> int:
+    """How many tasks can run at a time."""
+    return sum(INFO.unpack(data).threads for _, data in txn.scan(WORKERS))
 
 
 def workers(txn: Txn) -> int:
     """How many sessions run tasks."""
     return len(list(txn.scan(WORKERS)))
+
+
+def load(txn: Txn) -> int:
+    """How many tasks run or are ready, of those that any worker may take."""
+    running = sum(len(CLAIM.unpack(data).oids) for _, data in txn.scan(CLAIMS))
+    return running + _count(txn, 0)
 
 
 def _count(txn: Txn, change: int) -> int:
@@ -138,12 +264,15 @@ def _wake_idle(txn: Txn, count: int) -> None:
 
 
 def claim(
-    txn: Txn, session: int, limit: int, waiter: Waiter | None
+    txn: Txn, session: int, limit: int, waiter: Waiter | None, able: Able = _ANY
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
     """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
-    Returns the claim's key and the tasks.
+    Returns the claim's key and the tasks. One that asks for what this worker is `able` to do comes first, alone.
     """
+    reserved = _reserved(txn, able)
+    if reserved is not None:
+        return _claimed(txn, session, [reserved])
     taken: list[tuple[bytes, Recipe]] = []
     limit = _share(txn, limit)
     stale = 0
@@ -170,9 +299,46 @@ def claim(
     _count(txn, -len(taken) - stale)
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
+    return _claimed(txn, session, taken)
+
+
+def _claimed(txn: Txn, session: int, taken: list[tuple[bytes, Recipe]]) -> tuple[bytes, list[tuple[bytes, Recipe]]]:
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
     txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken))))
     return key, taken
+
+
+def _reserved(txn: Txn, able: Able) -> tuple[bytes, Recipe] | None:
+    """The first of the ready tasks with a demand that this worker may run."""
+    if txn.get(RESERVED) is None:
+        return None
+    ready = list(txn.scan(RESERVED, after=RESERVED))
+    if not ready:
+        txn.delete(RESERVED)
+    for place, oid in ready:
+        found = values.look(txn, oid)
+        if found is None or found.state != PENDING:
+            txn.delete(place)
+            continue
+        recipe = RECIPE.unpack(found.data)
+        if recipe.demand is None or able.can(recipe.demand):
+            txn.delete(place)
+            return oid, recipe
+    return None
+
+
+def claim_one(txn: Txn, session: int, oid: bytes) -> tuple[bytes, list[tuple[bytes, Recipe]]] | None:
+    """As `claim`, for this task alone, if it is among the next to be claimed."""
+    for place, ready in txn.scan(READY, limit=LOOK_AHEAD):
+        if ready == oid:
+            found = values.look(txn, oid)
+            recipe = None if found is None or found.state != PENDING else RECIPE.unpack(found.data)
+            if recipe is None or recipe.deaths:  # Who has killed a worker runs alone.
+                return None
+            txn.delete(place)
+            _count(txn, -1)
+            return _claimed(txn, session, [(oid, recipe)])
+    return None
 
 
 def doze(txn: Txn, waiter: Waiter, bell: int) -> bool:
@@ -232,8 +398,24 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
 
 def _put_first(txn: Txn, oid: bytes, recipe: Recipe) -> None:
     """Ready, before all others of its priority."""
-    txn.put(READY + pack_id(-recipe.priority) + pack_int(0) + oid, oid)
-    _count(txn, 1)
+    _count(txn, _line_up(txn, oid, recipe, pack_int(0)))
+
+
+def _line_up(txn: Txn, oid: bytes, recipe: Recipe, stamp: bytes) -> int:
+    """The task is ready. Returns how many more any worker may take: none, and all look, if it asks for certain ones."""
+    region = READY if recipe.demand is None else RESERVED
+    txn.put(region + pack_id(-recipe.priority) + stamp + oid, oid)
+    if recipe.demand is None:
+        return 1
+    txn.put(RESERVED, b"")
+    wake_all(txn)
+    return 0
+
+
+def wake_all(txn: Txn) -> None:
+    """All workers look what there is to do."""
+    waiters.unpark_all(txn, LOOKING)
+    waiters.unpark_all(txn, IDLE)
 
 
 def settle(txn: Txn, end: Done) -> None:
@@ -255,6 +437,8 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
         spent += before.uses
         if not before.is_watched:
             continue
+        if txn.delete(FIRED + end.oid):
+            spent.append(end.oid)
         for key, _ in txn.scan(DEPENDENTS + end.oid):
             txn.delete(key)
             oid = key[1 + len(end.oid) :]
@@ -264,10 +448,11 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 continue
             if found.state != PENDING:
                 continue
-            if end.state != FINISHED:
-                todo.append(Done(oid, end.state, end.data))
-                continue
             recipe = RECIPE.unpack(found.data)
+            if end.state != FINISHED:
+                data = _handed_on(end.data, _name(before), recipe.name) if end.state == ERROR else b""
+                todo.append(Done(oid, end.state, data))
+                continue
             recipe = _with(recipe, missing=recipe.missing - 1)
             if recipe.missing:
                 values.rewrite(txn, oid, found, RECIPE.pack(recipe))
@@ -275,6 +460,27 @@ def settle_all(txn: Txn, todo: list[Done]) -> None:
                 _put_back(txn, oid, found, recipe)
     if spent:
         values.release(txn, spent)
+
+
+def _name(task: Object) -> str:
+    return RECIPE.unpack(task.data).name if task.data else ""
+
+
+def _handed_on(error: bytes, cause: str, name: str) -> bytes:
+    """The error of a task, `cause`, as that of the next one, which depends on it."""
+    names, rest = chain_of(error)
+    chain = "\n".join([*(names or [cause or "another task"]), name]).encode()
+    if len(chain) > MAX_CHAIN_BYTES:
+        return error
+    return CHAIN + len(chain).to_bytes(2, "big") + chain + rest
+
+
+def chain_of(error: bytes) -> tuple[list[str], bytes]:
+    """Through which tasks the error came, the first cause first, and the error of that."""
+    if error[:1] != CHAIN:
+        return [], error
+    end = 3 + int.from_bytes(error[1:3], "big")
+    return error[3:end].decode().split("\n"), error[end:]
 
 
 def _forget(txn: Txn, oid: bytes) -> None:
@@ -287,6 +493,41 @@ def _forget(txn: Txn, oid: bytes) -> None:
             gone.append(key[1 + len(oid) :])
 
 
+def running(txn: Txn, oids: Iterable[bytes]) -> dict[int, bytes]:
+    """Those of the tasks that a worker has claimed, by its session."""
+    wanted = set(oids)
+    return {
+        unpack(key[1:])[0]: oid
+        for key, data in txn.scan(CLAIMS)
+        for oid in CLAIM.unpack(data).oids
+        if oid in wanted
+    }  # fmt: skip
+
+
+def claimed(txn: Txn) -> dict[int, list[str]]:
+    """The names of the tasks that each worker has claimed, by its session."""
+    names: dict[int, list[str]] = {}
+    for key, data in txn.scan(CLAIMS):
+        for oid in CLAIM.unpack(data).oids:
+            found = values.look(txn, oid)
+            if found is not None and found.state == PENDING:
+                names.setdefault(unpack(key[1:])[0], []).append(RECIPE.unpack(found.data).name)
+    return names
+
+
+def run_again(txn: Txn, oid: bytes, recipe: bytes, uses: tuple[bytes, ...]) -> None:
+    """A task that had ended is to run once more, as it was submitted."""
+    found = values.look(txn, oid)
+    if found is not None and values.reopen(txn, oid, found, recipe, uses):
+        _put_first(txn, oid, RECIPE.unpack(recipe))
+        _wake_idle(txn, 1)
+
+
+def cancel_all(txn: Txn) -> None:
+    """Every task that has not ended ends as cancelled."""
+    cancel(txn, [key[1:] for key, data in txn.scan(values.OBJECTS) if values.OBJECT.unpack(data).state == PENDING])
+
+
 def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
     """Pending tasks end as cancelled, with their dependents; what has ended stays."""
     settle_all(txn, [Done(oid, CANCELLED, b"") for oid in oids])
@@ -294,10 +535,10 @@ def cancel(txn: Txn, oids: Iterable[bytes]) -> None:
 
 def is_claimed(txn: Txn, oid: bytes) -> bool:
     """Whether a worker has the task: it runs, or stands behind one that does."""
-    return any(oid in CLAIM.unpack(data).oids for _, data in txn.scan(CLAIMS))
+    return bool(running(txn, (oid,)))
 
 
-def load(txn: Txn) -> tuple[int, int]:
+def standing(txn: Txn) -> tuple[int, int]:
     """How many tasks are ready to run, and how many workers have."""
     return _count(txn, 0), sum(len(CLAIM.unpack(data).oids) for _, data in txn.scan(CLAIMS))
 
@@ -321,6 +562,7 @@ def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
 
 def bury(txn: Txn, session: int, note: int) -> None:
     """The tasks that a dead worker had claimed run again, those that killed too many fail."""
+    pid = pid_of(txn, session)
     txn.delete(WORKERS + pack_id(session))
     for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
@@ -332,7 +574,7 @@ def bury(txn: Txn, session: int, note: int) -> None:
             recipe = RECIPE.unpack(found.data)
             deaths = recipe.deaths + 1
             if deaths > MAX_DEATHS:
-                settle(txn, Done(oid, ERROR, KILLED + f"{recipe.name}|{deaths}|{session}".encode()))
+                settle(txn, Done(oid, ERROR, killed(recipe.name, deaths, pid)))
             else:
                 _put_back(txn, oid, found, _with(recipe, deaths=deaths))
 
@@ -348,4 +590,5 @@ def _with(old: Recipe, *, missing: int | None = None, retries: int | None = None
         old.missing if missing is None else missing,
         old.priority,
         old.is_plain,
+        old.demand,
     )

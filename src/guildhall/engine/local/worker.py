@@ -6,66 +6,50 @@ claims meanwhile. Claims are of one task until tasks have proved short.
 
 from __future__ import annotations
 
-import pickle
+import ctypes
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from io import TextIOWrapper
-from types import CoroutineType
 from typing import Any
 
-from ...errors import StoreFull, Unpicklable
+from ...errors import StoreFull
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
 from ...primitives import values, waiters
 from ...primitives.op import Answer
-from ...primitives.values import ERROR, FINISHED
-from . import failures, payload, tasks
+from ...primitives.values import CANCELLED, ERROR
+from . import inbox, tasks
+from .attendant import Attendant
+from .memory import MemoryGuard
 from .monitor import Monitor
+from .options import WorkerOptions, unpacked
+from .running import Interrupted, large_function, load_function, run_task
 from .tasks import Done, Recipe
 
 BATCH_S = 0.001
 MAX_BATCH = 128
 MAX_HELPERS = 256
+"""Threads for tasks that run while others wait. When there are more waiting tasks than that, those run tasks."""
+MAX_DEPTH = 16
+"""So many inside one another in one thread, and no more: Python's stack has an end."""
 FULL_S = 0.02
+PAUSED_S = 0.05
 
 
 class Slot(threading.local):
     """The claim that this thread is working on."""
 
     run: Run | None = None
+    depth: int = 0
+    """How many tasks run inside one another in this thread."""
 
 
 slot = Slot()
-
-
-@lru_cache(maxsize=256)
-def _function(pickled: bytes) -> Callable[..., Any]:
-    function: Callable[..., Any] = pickle.loads(pickled)
-    return function
-
-
-@lru_cache(maxsize=256)
-def _placed(host: EmbeddedHost, oid: bytes) -> bytes:
-    found = host.read(values.look, oid)
-    if found is None:
-        raise FileNotFoundError("the function is gone")
-    return found.data
-
-
-@lru_cache(maxsize=1)
-def _large_function(host: EmbeddedHost, data: bytes) -> Callable[..., Any]:
-    """One at a time, and none while there is nothing to do: it keeps its blob's memory."""
-    function: Callable[..., Any] = payload.decode(host, data)
-    return function
-
-
-def _function_of(host: EmbeddedHost, code: bytes) -> Callable[..., Any]:
-    if code[:1] == payload.REFERENCE:
-        code = _placed(host, code[1:])
-    return _function(code) if code[:1] == payload.PICKLE else _large_function(host, code)
 
 
 class Run:
@@ -76,7 +60,11 @@ class Run:
         self.key = key
         self.begun = 0
         self.waits = 0
-        self._todo = todo[::-1]
+        self.thread = threading.current_thread()
+        self.current: bytes | None = None
+        """The task that runs now."""
+        self.todo = todo[::-1]
+        """The tasks not begun, the next one last."""
         self._ends: list[Done] = []
         self._gate = threading.Lock()
 
@@ -85,7 +73,13 @@ class Run:
         began = told = time.perf_counter()
         end: Done | None = None
         while (task := self._next(end)) is not None:
-            end = run_task(self.host, *task)
+            try:
+                self.current = task[0]
+                end = run_task(self.host, *task)
+                self.current = None
+            except Interrupted:  # It has been cancelled already.
+                self.current = None
+                end = Done(task[0], CANCELLED, b"")
             now = time.perf_counter()
             if now - told > BATCH_S:
                 self.tell(end)
@@ -98,10 +92,10 @@ class Run:
         with self._gate:
             if end is not None:
                 self._ends.append(end)
-            if not self._todo:
+            if not self.todo:
                 return None
             self.begun += 1
-            return self._todo.pop()
+            return self.todo.pop()
 
     def tell(self, last: Done | None = None) -> None:
         """Finish what has ended. Any thread may, while another works."""
@@ -132,68 +126,46 @@ class Run:
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
         with self._gate:
-            rest, self._todo = self._todo, []
+            rest, self.todo = self.todo, []
         self.tell()
         if rest:
             try:
                 self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in rest])
             except StoreFull:  # No room to give them back: they stay ours.
                 with self._gate:
-                    self._todo = rest + self._todo
-
-
-def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
-    """Run one task to its end, whatever it raises."""
-    try:
-        args, kwargs = _arguments(host, recipe)
-        result = _call(host, recipe, args, kwargs)
-        data, uses, blob = payload.encode(host, oid, result, f"the result of task {recipe.name}")
-        if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
-            host.transact(values.hold_for, host.session, uses)
-        return Done(oid, FINISHED, data, uses, blob)
-    except BaseException as error:
-        if (
-            error.__traceback__ is not None
-            and error.__traceback__.tb_next is not None
-            and not isinstance(error, Unpicklable)
-        ):
-            error.__traceback__ = error.__traceback__.tb_next
-        return Done(oid, ERROR, failures.encode(error), again=recipe.retries > 0)
-
-
-def _call(host: EmbeddedHost, recipe: Recipe, args: Any, kwargs: Any) -> Any:
-    result = _function_of(host, recipe.function)(*args, **kwargs)
-    if isinstance(result, CoroutineType):
-        import asyncio
-
-        return asyncio.run(result)
-    return result
-
-
-def _arguments(host: EmbeddedHost, recipe: Recipe) -> tuple[Any, Any]:
-    args, kwargs = pickle.loads(recipe.args) if recipe.is_plain else payload.decode(host, recipe.args)
-    return args, kwargs
+                    self.todo = rest + self.todo
 
 
 class Worker:
-    """The claiming loop of one process, and its helpers."""
+    """The claiming loops of one process, one for each of its threads, and their helpers."""
 
-    def __init__(self, host: EmbeddedHost) -> None:
+    def __init__(self, host: EmbeddedHost, options: WorkerOptions) -> None:
         self.host = host
-        self._monitor = Monitor()
+        self.options = options
+        self.is_retiring = False
+        self.is_paused = False
+        """Then it claims nothing."""
+        self.threads: list[threading.Thread] = []
+        self._able = tasks.Able(frozenset(tasks.names_of(host.session, os.getpid())), options.resources)
+        self._runs: dict[threading.Thread, Run] = {}
+        self._wanted: bytes | None = None
+        self._begun = 0
         self._helpers = 0
         self._blocked = 0
         self._gate = threading.Lock()
 
     def loop(self, is_helper: bool = False) -> None:
-        """Claim and run for ever; a helper only as long as more tasks are blocked than helpers run."""
-        host = self.host
+        """Claim and run until told to end; a helper only as long as more tasks are blocked than helpers run."""
+        host, monitor = self.host, Monitor()
         limit = 1
-        while True:
+        while not self.is_retiring:
             if is_helper and self._retires():
                 return
+            if self.is_paused:
+                time.sleep(PAUSED_S)
+                continue
             try:
-                claimed = host.transact(tasks.claim, host.session, limit, None)
+                claimed = host.transact(tasks.claim, host.session, min(limit, self._left()), None, self._able)
                 if isinstance(claimed, Answer):
                     limit = max(1, limit // 2)
                     claimed = self._await_task(is_helper)
@@ -202,29 +174,87 @@ class Worker:
             except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
                 time.sleep(FULL_S)
                 continue
-            key, todo = claimed
-            run = slot.run = Run(host, key, todo)
-            if len(todo) > 1:
-                self._monitor.follow(run)
-            each_s = run.work()
-            if len(todo) > 1:
-                self._monitor.follow(None)
-            slot.run = None
+            each_s = self._work_off(Run(host, *claimed), monitor)
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
+
+    def _work_off(self, run: Run, monitor: Monitor | None = None) -> float:
+        """Run the tasks of a claim. Returns the seconds that one took on average."""
+        count, demand = len(run.todo), run.todo[0][1].demand
+        around, slot.run = slot.run, run
+        self._runs[run.thread] = run
+        self._able.take(demand)
+        try:
+            if monitor is not None and count > 1:
+                monitor.follow(run)
+            return run.work()
+        finally:
+            if monitor is not None and count > 1:
+                monitor.follow(None)
+            slot.run = around
+            if around is None:
+                del self._runs[run.thread]
+            else:
+                self._runs[run.thread] = around
+            if run.waits:  # A task that left its slot by hand and has ended.
+                run.waits = 1
+                self._go_on(run)
+            if demand is not None:
+                self._able.give_back(demand)
+                self.host.transact(tasks.wake_all)
+            self._count(run.begun)
+
+    def _count(self, begun: int) -> None:
+        """So many tasks more were run. When there were enough, this process ends after the others that run."""
+        self._begun += begun
+        if self.options.max_tasks is not None and self._begun >= self.options.max_tasks:
+            self.retire()
+
+    def _left(self) -> int:
+        """How many tasks this process may still run."""
+        return MAX_BATCH if self.options.max_tasks is None else max(1, self.options.max_tasks - self._begun)
+
+    def is_idle(self) -> bool:
+        """Whether it runs no task."""
+        return not self._runs
+
+    def retire(self) -> None:
+        """End when the tasks that run have ended."""
+        self.is_retiring = True
+        self.host.transact(tasks.wake_all)
+
+    def interrupt(self, oid: bytes) -> bool:
+        """Raise Interrupted in the task, if it runs here. Whether it does. A call into C ends first, but a sleep or a
+        wait does not."""
+        for run in list(self._runs.values()):
+            if run.current == oid and run.thread.ident is not None:
+                self._wanted = oid
+                if run.thread is threading.main_thread():
+                    signal.pthread_kill(run.thread.ident, signal.SIGURG)
+                else:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                        ctypes.c_ulong(run.thread.ident), ctypes.py_object(Interrupted)
+                    )
+                return True
+        return False
+
+    def on_signal(self, *_: object) -> None:
+        """In the main thread: the task that is to be interrupted may have ended meanwhile."""
+        if slot.run is not None and slot.run.current is not None and slot.run.current == self._wanted:
+            raise Interrupted("cancelled by force")
 
     def _await_task(self, is_helper: bool) -> Any:
         host = self.host
         waiter, bell = host.waiter(), host.bell()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter)
+            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able)
             if not isinstance(claimed, Answer):
                 return claimed
             if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
                 return None
-            _large_function.cache_clear()
+            large_function.cache_clear()
             while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
-                if is_helper and self._helpers > self._blocked:
+                if self.is_retiring or (is_helper and self._helpers > self._blocked):
                     host.transact(waiters.withdraw, waiter)
                     return None
             return None
@@ -255,6 +285,41 @@ class Worker:
             threading.Thread(target=self._help, daemon=True, name="guildhall-helper").start()
         return partial(self._go_on, run)
 
+    def lend_hand(self) -> bool | None:
+        """When there are as many helpers as may be, a thread that waits runs a ready task itself.
+
+        Whether it did; None if that is not called for, or it does so too many times over already.
+        """
+        if self._helpers < MAX_HELPERS or self._helpers >= self._blocked or slot.depth >= MAX_DEPTH:
+            return None
+        claimed = self.host.transact(tasks.claim, self.host.session, 1, None, self._able)
+        return not isinstance(claimed, Answer) and self._run_inside(claimed)
+
+    def run_awaited(self, oid: bytes) -> None:
+        """The task that this thread is about to wait for is run by it, at once, if it is one of the next to be run.
+
+        Safe where another task would not be: who waits for this one cannot be what it waits for.
+        """
+        if slot.run is not None and slot.depth < MAX_DEPTH:
+            claimed = self.host.transact(tasks.claim_one, self.host.session, oid)
+            if claimed is not None:
+                self._run_inside(claimed)
+
+    def _run_inside(self, claimed: tuple[bytes, list[tuple[bytes, Recipe]]]) -> bool:
+        """Work a claim off inside the task that this thread runs. True."""
+        slot.depth += 1
+        try:
+            self._work_off(Run(self.host, *claimed))
+        finally:
+            slot.depth -= 1
+        return True
+
+    def end(self) -> None:
+        """Leave when the tasks of other threads have ended, too."""
+        while self._runs:
+            time.sleep(0.01)
+        self.host.close()
+
     def _help(self) -> None:
         self.loop(is_helper=True)
         self.host.transact(tasks.pass_on)  # It may have been woken for a task that it no longer takes.
@@ -266,14 +331,51 @@ class Worker:
                 self._blocked -= 1
 
 
-def main(directory: str, joined: Callable[[], None]) -> None:
-    """Join the hall, say so, and work there for ever."""
+def here() -> Worker:
+    """The worker whose attendant calls this."""
+    attendant = threading.current_thread()
+    assert isinstance(attendant, Attendant), "called by a worker's attendant"
+    return attendant.worker  # type: ignore[no-any-return]
+
+
+def interrupt(oid: bytes) -> bool:
+    """Asked of a worker's attendant: as `Worker.interrupt`."""
+    return here().interrupt(oid)
+
+
+def retire() -> None:
+    """Asked of a worker's attendant: as `Worker.retire`."""
+    here().retire()
+
+
+def main(told: str, joined: Callable[[], None]) -> None:
+    """Join the hall, say so, and work there until told to end."""
+    options, directory = unpacked(told)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # A worker is killed in the end: nothing else empties the buffer.
-    host = open_hall(directory, role="worker", estates=(tasks.bury,))
+    host = open_hall(directory, role="worker", estates=(inbox.bury_worker,))
     current.enter_task(host)
-    worker = Worker(host)
-    host.give_way = worker.give_way
-    host.insist(tasks.enlist, host.session)
+    worker = Worker(host, options)
+    signal.signal(signal.SIGURG, worker.on_signal)
+    if options.initializer:
+        load_function(host, bytes.fromhex(options.initializer))()
+    serve(worker)
     joined()
     worker.loop()
+    worker.end()
+
+
+def serve(worker: Worker, *, is_process: bool = True) -> None:
+    """Offer its work: from now on this process counts as a worker. Its main thread is the first to work, unless it is
+    not a `worker` process."""
+    host, options = worker.host, worker.options
+    host.give_way = worker.give_way
+    host.lend_hand, host.run_awaited = worker.lend_hand, worker.run_awaited
+    host.insist(tasks.enlist, host.session, tasks.WorkerInfo(os.getpid(), options.threads, options.resources))
+    for number in range(int(is_process), options.threads):
+        thread = threading.Thread(target=worker.loop, daemon=True, name=f"guildhall-slot-{number}")
+        worker.threads.append(thread)
+        thread.start()
+    Attendant(host, worker).start()
+    if options.memory_limit is not None and is_process:
+        MemoryGuard(worker, options.memory_limit).start()

@@ -1,0 +1,125 @@
+"""The workers, as the client sees them: who they are, what they do, and asking each of them something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .. import deadline
+from ..deadline import Timeout
+from ..engine.local import inbox, payload, tasks
+from ..engine.local.tasks import Demand, Recipe, WorkerInfo
+from ..errors import Misuse, TimedOut, WrongType
+from ..hosts.embedded import EmbeddedHost
+from ..primitives import values
+from .cluster import amounts
+from .futures import Future
+
+LOOK_S = 0.01
+
+
+def address_of(info: WorkerInfo) -> str:
+    """What a worker is called by, whatever becomes of its hall."""
+    return tasks.names_of(0, info.pid)[0]
+
+
+def demand_of(workers: Any, resources: Mapping[str, float] | None, allow_others: bool) -> Demand | None:
+    """What the tasks of a call ask of their worker; None if nothing."""
+    names = () if workers is None or allow_others else _names(workers)
+    needed = amounts(resources)
+    return Demand(names, needed) if names or needed else None
+
+
+def _names(workers: Any) -> tuple[str, ...]:
+    given = [workers] if isinstance(workers, str) else workers
+    if not isinstance(given, list | tuple | set | frozenset) or not all(isinstance(one, str) for one in given):
+        raise WrongType(f"workers: expected an address or a name, or several, got {workers!r:.80}")
+    return tuple(given)
+
+
+def chosen(host: EmbeddedHost, workers: Any) -> dict[int, WorkerInfo]:
+    """The workers meant, by session: all, or those with these addresses or names. Raises Misuse for an unknown one."""
+    everybody = host.read(tasks.crew)
+    if workers is None:
+        return everybody
+    wanted = set(_names(workers))
+    known = {session: set(tasks.names_of(session, info.pid)) for session, info in everybody.items()}
+    if unknown := wanted - set().union(*known.values()):
+        raise Misuse(f"worker {min(unknown)!r:.60}: not there; there are {sorted(map(address_of, everybody.values()))}")
+    return {session: everybody[session] for session, names in known.items() if names & wanted}
+
+
+def threads(host: EmbeddedHost, workers: Any) -> dict[str, int]:
+    return {address_of(info): info.threads for info in chosen(host, workers).values()}
+
+
+def info(host: EmbeddedHost) -> dict[str, Any]:
+    import psutil
+
+    described = {}
+    for session, one in host.read(tasks.crew).items():
+        address, name = tasks.names_of(session, one.pid)
+        try:
+            process = psutil.Process(one.pid)
+            memory, status = process.memory_info().rss, process.status()
+        except psutil.Error:  # It has ended, and its burial is under way.
+            memory, status = 0, "gone"
+        described[address] = {
+            "type": "Worker", "id": name, "name": name, "pid": one.pid, "nthreads": one.threads,
+            "resources": dict(one.resources), "status": "paused" if status == "stopped" else "running",
+            "metrics": {"memory": memory},
+        }  # fmt: skip
+    return {"type": "Hall", "id": host.directory, "address": host.directory, "workers": described}
+
+
+def processing(host: EmbeddedHost) -> dict[str, list[str]]:
+    crew, claimed = host.read(tasks.crew), host.read(tasks.claimed)
+    return {address_of(one): claimed.get(session, []) for session, one in crew.items()}
+
+
+def run(host: EmbeddedHost, function: Any, call: Any, workers: Any, wait: bool, on_error: str) -> dict[str, Any]:
+    """As `Client.run`."""
+    if on_error not in ("raise", "return", "ignore"):
+        raise Misuse(f"run: on_error {on_error!r}: expected 'raise', 'return' or 'ignore'")
+    if not callable(function):
+        raise WrongType(f"run: expected a function, got {type(function).__name__} {function!r:.60}")
+    name = str(getattr(function, "__name__", type(function).__name__)).encode(errors="backslashreplace").decode()
+    futures = {}
+    for session, one in chosen(host, workers).items():
+        futures[address_of(one)] = _send(host, session, name, function, call)
+    if not wait:
+        return dict(futures)
+    found: dict[str, Any] = {}
+    for address, future in futures.items():
+        error = future.exception()
+        if error is None:
+            found[address] = future.result()
+        elif on_error == "raise":
+            raise error
+        elif on_error == "return":
+            found[address] = error
+    return found
+
+
+def _send(host: EmbeddedHost, session: int, name: str, function: Callable[..., Any], call: Any) -> Future:
+    held: list[bytes] = []
+    code = payload.REFERENCE + payload.place(host, function, f"function {name}")
+    held.append(code[1:])
+    data, uses, placed = payload.inline(host, call, f"an argument of {name}")
+    oid = host.new_object()
+    try:
+        host.transact(inbox.send, session, oid, Recipe(name, code, data), (code[1:], *uses))
+        return Future(host, oid, None, name)
+    finally:
+        host.defer(values.release_for, host.session, (*held, *placed))
+
+
+def await_workers(host: EmbeddedHost, n_workers: int, old: set[int], timeout: Timeout) -> None:
+    """Until so many workers are there, besides those of the `old` sessions. Raises TimedOut."""
+    timeout_s = deadline.seconds(timeout)
+    until = deadline.after(timeout_s)
+    while (there := len(host.read(tasks.crew).keys() - old)) < n_workers:
+        if deadline.left(until) == 0:
+            raise TimedOut(f"workers: {there} of {n_workers} there within {timeout_s:g} s")
+        time.sleep(LOOK_S)
