@@ -43,13 +43,16 @@ LAYERS = (
     Layer("primitives", ("primitives", "engine.local.tasks"), ("errors", *STORE_WORDS), IMPURE),
     Layer("hosts", ("hosts",), (*ALL[:3], "primitives.op", "primitives.sessions")),
     Layer("engine", ("engine",), ALL[:5]),
-    Layer("client", ("client", "aio"), ALL[:6]),
+    Layer("client", ("client", "aio", "joblib"), ALL[:6]),
     Layer("tools", ("tools", "__main__"), ("client", "errors", "public names")),
     Layer("public names", ("",), ALL),
     Layer("testing", ("testing",), ALL),
 )
-ONE_PLACE = ("lmdb", "distributed", "ray")
-LATE = ("distributed", "ray", "asyncio", "numpy", "psutil", "lmdb", "msgspec", "cloudpickle", "click", "rich")
+ONE_PLACE = ("lmdb", "distributed", "ray", "dask", "joblib", "tqdm", "ipywidgets", "xarray")
+LATE = (
+    "distributed", "ray", "asyncio", "numpy", "psutil", "lmdb", "msgspec", "cloudpickle", "click",
+    "dask", "joblib", "rich", "tqdm", "ipywidgets", "xarray",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

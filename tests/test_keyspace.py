@@ -114,6 +114,7 @@ def everything_at_once() -> set[bytes]:
     run(topic.publish, X, (b"",), 2.5, Waiter(300, 12, 0))
     run(subscription.subscribe, pack_name("test", "x.*"), values.object_id(300, 13), values.object_id(300, 13))
     run(topic.publish, pack_name("test", "x.y"), (b"",))
+    run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 5)], [Waiter(300, 20, 0)])
     return seen
 
 

@@ -7,6 +7,7 @@ The map: `store` (ordered keys, transactions) < `primitives` (ops) < `hosts` (wh
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .client.actors import Actor as Actor
     from .client.actors import ActorFuture as ActorFuture
     from .client.client import Client as Client
+    from .client.client import Executor as Executor
     from .client.client import get_client as get_client
     from .client.cluster import LocalCluster as LocalCluster
     from .client.completion import as_completed as as_completed
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .client.seceding import rejoin as rejoin
     from .client.seceding import secede as secede
     from .client.seceding import worker_client as worker_client
+    from .client.xarray_lock import install_xarray_lock as install_xarray_lock
     from .errors import ActorLost as ActorLost
     from .errors import Broken as Broken
     from .errors import BrokenBarrier as BrokenBarrier
@@ -67,13 +70,14 @@ if TYPE_CHECKING:
     from .errors import TaskFailed as TaskFailed
     from .errors import TimedOut as TimedOut
     from .errors import Unpicklable as Unpicklable
+    from .tools.progress import progress as progress
 
 __version__ = "0.1.0"
 
 TimeoutError = TimeoutError
 
 _HOMES = {
-    "client.client": ("Client", "get_client"),
+    "client.client": ("Client", "Executor", "get_client"),
     "client.actors": ("Actor", "ActorFuture"),
     "client.cluster": ("LocalCluster",),
     "client.completion": ("as_completed",),
@@ -88,6 +92,7 @@ _HOMES = {
         "Barrier", "Condition", "Election", "Latch", "RateLimiter",
         "TopicStatistics",
     ),
+    "client.xarray_lock": ("install_xarray_lock",),
     "errors": (
         "Closed",
         "ActorLost", "Broken", "GuildhallError", "HallDamaged", "HallRefused", "KilledWorker", "Misuse", "NoHall",
@@ -98,6 +103,7 @@ _HOMES = {
         "DeadlockError",
         "Lagged",
     ),
+    "tools.progress": ("progress",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -117,3 +123,39 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+# -- joblib -----------------------------------------------------------------------------------------------------------
+# Its backends are chosen by name, and it has no other way to learn ours (docs/decisions/0010-joblib-by-name.md).
+
+
+def _joblib_backend(**options: Any) -> Any:
+    from .joblib import GuildhallBackend
+
+    return GuildhallBackend(**options)
+
+
+class _JoblibImport:
+    """Tells joblib our name when it is imported; neither is loaded for that. Then it is gone."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "joblib.parallel":
+            return None
+        sys.meta_path.remove(self)
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+        spec = next((found for found in specs if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                module.register_parallel_backend("guildhall", _joblib_backend)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "joblib.parallel" in sys.modules:
+    sys.modules["joblib.parallel"].register_parallel_backend("guildhall", _joblib_backend)
+else:
+    sys.meta_path.insert(0, _JoblibImport())

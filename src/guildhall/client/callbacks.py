@@ -1,17 +1,29 @@
-"""Functions to call when futures end: one thread for all of a hall, started with the first and ended with the last."""
+"""Functions to call when futures end: one thread for all of a hall, started with the first and ended after the last.
+
+An end costs the same however many futures are waited for: the hall keeps a feed of ends for this thread.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
-from ..errors import Broken, Misuse
+from .. import deadline
+from ..errors import Broken, Misuse, StoreFull
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
-from ..store.transaction import Waiter
+
+LINGER_S = 0.5
+"""So long a thread without anything to wait for stays, for the next: starting one takes as long as a short task."""
+MAX_TAKEN = 256
+FULL_S = 0.02
+LEAVE_S = 1.0
+"""So long a hall that is closed waits for a callback."""
 
 
 class Future(Protocol):
@@ -26,6 +38,7 @@ class Future(Protocol):
 
 
 Callback = Callable[[Any], Any]
+Call = tuple[Any, Callback]
 _gate = threading.Lock()
 _callers: dict[EmbeddedHost, Caller] = {}
 
@@ -45,75 +58,131 @@ def call_when_ended(future: Future, callback: Callback) -> None:
     host = future._host
     with _gate:
         caller = _callers.get(host)
-        if caller is None or not caller.take(future, callback):
+        if caller is None:
             caller = _callers[host] = Caller(host)
-            caller.take(future, callback)
-            caller.start()
+    caller.call_when_ended([(future, callback)])
 
 
-class Caller(threading.Thread):
-    """Waits for many futures with one bell."""
+class Caller:
+    """Calls functions from a thread of its own. `abandoned` is called with those left over when the hall is closed."""
 
-    def __init__(self, host: EmbeddedHost) -> None:
+    def __init__(self, host: EmbeddedHost, abandoned: Callable[[Iterable[Call]], None] = lambda calls: None) -> None:
+        self._host = host
+        self._abandoned = abandoned
+        self._listener: _Listener | None = None
+
+    def call_when_ended(self, calls: Iterable[Call]) -> None:
+        """For each (future, function): call `function(future)` when the future has ended."""
+        with _gate:
+            if self._listener is not None and self._listener.take(calls):
+                return
+            self._listener = _Listener(self._host, self._abandoned)
+            self._listener.take(calls)
+            self._listener.start()
+
+
+class _Listener(threading.Thread):
+    """Waits for many futures with one bell and one feed."""
+
+    def __init__(self, host: EmbeddedHost, abandoned: Callable[[Iterable[Call]], None]) -> None:
         super().__init__(daemon=True, name="guildhall-callbacks")
         self._host = host
+        self._abandoned = abandoned
         self._session = host.session
         self._bell = host.bell()
-        self._new: deque[tuple[Future, Callback]] = deque()
-        self._waited: dict[Future, tuple[Waiter, list[Callback]]] = {}
+        self._feed = values.feed_of(host.waiter(self._bell))
+        self._new: deque[Call] = deque()
+        self._waited: dict[bytes, list[Call]] = {}
+        self._is_asleep = False
+        self._is_leaving = False
         self._has_ended = False
 
-    def take(self, future: Future, callback: Callback) -> bool:
-        """One more. False if this thread has ended, or is the parent's in a forked child. The gate is held."""
+    def start(self) -> None:
+        self._host.before_leaving.append(self._leave)
+        super().start()
+
+    def take(self, calls: Iterable[Call]) -> bool:
+        """Some more. False if this thread has ended, or is the parent's in a forked child. The gate is held."""
         if self._has_ended or self._session != self._host.session:
             return False
-        self._new.append((future, callback))
-        if self.is_alive():
-            self._host.ring(self._host.waiter(self._bell))
+        self._new.extend(calls)
+        self._wake()
         return True
+
+    def _wake(self) -> None:
+        if self._is_asleep:
+            self._is_asleep = False
+            self._host.ring(self._host.waiter(self._bell))
+
+    def _leave(self) -> None:
+        """The hall is being closed: nothing ends in it any more."""
+        with _gate:
+            self._is_leaving = True
+            self._wake()
+        if threading.current_thread() is not self:
+            self.join(LEAVE_S)
 
     def run(self) -> None:
         try:
-            while self._stand_in_line():
-                ended = self._ended()
-                for future in ended:
-                    _, callbacks = self._waited.pop(future)
-                    for callback in callbacks:
-                        _call(callback, future)
-                if not ended and self._waited and not self._new:
-                    self._host.sleep(self._bell, None)
+            while not self._is_leaving and self._turn():
+                pass
+        except (Broken, Misuse):  # Closed under a callback that took too long.
+            pass
+        with _gate:
+            self._has_ended = True
+        with suppress(ValueError):
+            self._host.before_leaving.remove(self._leave)
+        if self._is_leaving:
+            self._bell.close()
+        else:
             self._host.done(self._bell)
-        except (Broken, Misuse):  # The hall is closed: nothing ends in it any more.
-            with _gate:
-                self._end()
+        self._abandoned([*self._new, *(call for calls in self._waited.values() for call in calls)])
 
-    def _end(self) -> None:
-        self._has_ended = True
-        if _callers.get(self._host) is self:
-            del _callers[self._host]
-
-    def _stand_in_line(self) -> bool:
-        """For those that are new. False if there is nobody to wait for; then the thread ends."""
+    def _turn(self) -> bool:
+        """Call for what has ended; if that is nothing, sleep. False when there was nothing to wait for for long."""
         with _gate:
             fresh = [self._new.popleft() for _ in range(len(self._new))]
-            if not fresh and not self._waited:
-                self._end()
-                return False
-        parked = []
-        for future, callback in fresh:
-            if future in self._waited:
-                self._waited[future][1].append(callback)
-            else:
-                parked.append(future)
-                self._waited[future] = self._host.waiter(self._bell), [callback]
-        if parked:
-            oids = [future._oid for future in parked]
-            self._host.transact(values.watch_all, oids, [self._waited[future][0] for future in parked])
-        return True
+        self._follow(fresh)
+        ended = self._host.transact(values.told, self._feed, MAX_TAKEN)
+        for oid in ended:
+            for future, callback in self._waited.pop(oid, ()):
+                _call(callback, future)
+        return bool(ended or fresh) or self._sleep()
 
-    def _ended(self) -> list[Future]:
-        futures = list(self._waited)
-        return [futures[place] for place in self._host.read(values.which_settled, [f._oid for f in futures])]
+    def _follow(self, fresh: list[Call]) -> None:
+        oids = []
+        for future, callback in fresh:
+            calls = self._waited.setdefault(future._oid, [])
+            calls.append((future, callback))
+            if len(calls) == 1:
+                oids.append(future._oid)
+        for at in range(0, len(oids), MAX_TAKEN):
+            portion = oids[at : at + MAX_TAKEN]
+            while not self._is_leaving:
+                try:
+                    self._host.transact(values.follow, self._feed, portion, [self._host.waiter() for _ in portion])
+                    break
+                except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
+                    time.sleep(FULL_S)
+
+    def _sleep(self) -> bool:
+        """Until something may have ended or is new. False if there is nothing to wait for, for long enough."""
+        until = None if self._waited else deadline.after(LINGER_S)
+        with _gate:
+            if self._new:
+                return True
+            if self._is_leaving:
+                return False
+            self._is_asleep = True
+        while True:
+            self._host.sleep(self._bell, deadline.left(until))
+            with _gate:
+                if self._waited or not self._is_asleep:
+                    self._is_asleep = False
+                    return True
+                if deadline.left(until) == 0:
+                    self._has_ended = True
+                    return False
 
 
 def _call(callback: Callback, future: Future) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import html
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -14,9 +13,10 @@ from ..engine.local import payload, tasks
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from . import crew, datasets, submission
+from . import crew, datasets, html, submission
 from .actors import maker
 from .cluster import LocalCluster
+from .executor import ClientExecutor
 from .futures import Future, cancel, expect_futures, results
 from .purity import keys_of
 
@@ -181,6 +181,43 @@ class Client:
         the task, at once if it sleeps or waits, when a call into C has ended otherwise."""
         cancel(futures, force)
 
+    def get_executor(self, **options: Any) -> Executor:
+        """A `concurrent.futures.Executor` over these workers; options of `submit` hold for each of its calls."""
+        return Executor(client=self, **options)
+
+    # -- Dask collections ---------------------------------------------------------------------------------------------
+
+    asynchronous = False
+    """Dask asks."""
+
+    def get(self, dsk: Any, keys: Any, *, sync: bool = True, **options: Any) -> Any:
+        """Compute a Dask graph: the values of the keys (with `sync=False` futures of them), in the shape they come in.
+
+        This is what `dask.config.set(scheduler=client)` and `scheduler=client` call. `retries` and `priority` hold for
+        each node.
+        """
+        from . import graphs
+
+        return graphs.get(self.host, dsk, keys, sync=sync, **options)
+
+    def compute(
+        self, collections: Any, sync: bool = False, optimize_graph: bool = True, traverse: bool = True, **options: Any
+    ) -> Any:
+        """Futures of Dask collections (arrays, bags, dataframes, delayed), one for each; `sync=True`: their values.
+
+        Takes one or a list; lists and dicts in it are looked through, and what is no collection is given back.
+        """
+        from . import graphs
+
+        made = graphs.compute(self.host, collections, optimize_graph, traverse, options)
+        return self.gather(made) if sync else made
+
+    def persist(self, collections: Any, optimize_graph: bool = True, **options: Any) -> Any:
+        """The collections (one, or a list), computed in the background: they look the same and are made of futures."""
+        from . import graphs
+
+        return graphs.persist(self.host, collections, optimize_graph, options)
+
     # -- the cluster --------------------------------------------------------------------------------------------------
 
     def run(
@@ -278,8 +315,13 @@ class Client:
         return "<Client: " + ", ".join(f"{name}: {value}" for name, value in self._facts()) + ">"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
-        return f"<table><caption>guildhall Client</caption>{rows}</table>"
+        facts: list[tuple[str, object]] = [*self._facts()]
+        if self._is_open and self.cluster.is_ours():
+            ready, claimed = self.host.read(tasks.standing)
+            facts += [("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
+        else:
+            facts.append(("Status", "closed"))
+        return html.table("guildhall Client", facts)
 
 
 class TaskClient(Client):
@@ -299,7 +341,58 @@ class TaskClient(Client):
         return f"<Client in worker session {self.host.session}>"
 
     def _repr_html_(self) -> str:
-        return html.escape(repr(self))
+        return html.table("guildhall Client", [("In", f"worker session {self.host.session}")])
+
+
+class Executor(ClientExecutor):
+    """A `concurrent.futures.Executor`, used as `ProcessPoolExecutor` is, with that module's own futures.
+
+    `Executor(4)` starts four workers of its own, which end with it. `Executor()` works on those of the newest client,
+    or inside a task on the task's; without any it starts one for each core. `Executor(client=)` and
+    `client.get_executor()` leave the client's workers running. `initializer(*initargs)` runs once in each process
+    before its first call.
+
+    A call whose worker dies runs again, at most three times; then it alone fails, with KilledWorker. A future that a
+    worker has cannot be cancelled. After `shutdown` a call raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        client: Client | None = None,
+        **options: Any,
+    ) -> None:
+        if max_workers is not None and max_workers <= 0:
+            raise Misuse(f"Executor: max_workers must be greater than 0, got {max_workers!r}")
+        if max_workers is not None and client is not None:
+            raise Misuse("Executor: max_workers and client: expected one of the two; a client has its own workers")
+        found = client or (_client_around() if max_workers is None else None)
+        made = found or _Workers(max_workers)
+        try:
+            super().__init__(made, found is None, initializer, initargs, options)
+        except BaseException:
+            if found is None:
+                made.close()
+            raise
+
+
+class _Workers(Client):
+    """An executor's own: not the client that is meant when none is given."""
+
+    def __init__(self, n_workers: int | None) -> None:
+        self.cluster = LocalCluster(n_workers)
+        self.host = self.cluster.host
+        self._is_open = True
+
+    def close(self) -> None:
+        self.cluster.close()
+
+
+def _client_around() -> Client | None:
+    return get_client() if current.task is not None or _clients else None
 
 
 def get_client() -> Client:

@@ -19,6 +19,7 @@ from ..errors import Misuse, WrongType
 from ..hosts.sweeper import Sweeper
 from ..primitives import values
 from . import hall as halls
+from . import html
 
 _IGNORED = ("dashboard_address", "silence_logs", "scheduler_port", "protocol", "host", "ip", "local_directory", "name")
 """What the peer's cluster takes and this one has no use for."""
@@ -160,6 +161,21 @@ class LocalCluster:
 
     def __repr__(self) -> str:
         return f"LocalCluster({self.n_workers} workers, {self.n_workers * self.threads} threads)"
+
+    def _repr_html_(self) -> str:
+        return html.table("guildhall LocalCluster", self._facts())
+
+    def _facts(self) -> list[tuple[str, object]]:
+        facts: list[tuple[str, object]] = [("Workers", self.n_workers), ("Threads", self.n_workers * self.threads)]
+        if not self.is_ours():
+            return [*facts, ("Status", "closed" if not self._is_open else "of the parent process")]
+        pids = ", ".join(str(info.pid) for info in self.host.read(tasks.crew).values())
+        ready, claimed = self.host.read(tasks.standing)
+        facts += [("Processes", pids), ("Hall", self.host.directory), ("Tasks ready", ready), ("with workers", claimed)]
+        exits: dict[int, str] = getattr(self.host, "exits", {})
+        if exits:
+            facts.append(("Workers that ended", ", ".join(f"{pid}: {how}" for pid, how in exits.items())))
+        return facts
 
 
 def _placed(host: Any, initializer: Any, initargs: tuple[Any, ...]) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 from .. import deadline
 from ..deadline import Timeout
@@ -20,7 +21,7 @@ from ..primitives import values, waiters
 from ..primitives.op import Answer
 from ..primitives.values import CANCELLED, ERROR, FINISHED, PENDING, Object
 from ..store.transaction import Waiter
-from . import drive
+from . import drive, html
 from .callbacks import call_when_ended
 from .drive import LATE, Flow
 from .hall import host_of
@@ -36,6 +37,14 @@ READ_AHEAD = 256
 MAX_OWNED = 256
 """A wait for any of more tasks than this counts as one that somebody will end."""
 EXIT_S = 0.5
+
+
+_known_to_dask: WeakValueDictionary[tuple[EmbeddedHost, Any], Future] = WeakValueDictionary()
+
+
+def known_to_dask(host: EmbeddedHost, key: Any) -> Future | None:
+    """The future of that key that a Dask graph was made of."""
+    return _known_to_dask.get((host, key))
 
 
 class Future:
@@ -62,7 +71,19 @@ class Future:
         if payload.context.uses is not None:
             _expect_hall(payload.context.into, self)
             payload.context.uses.append(self._oid)
+        if payload.context.results is not None:
+            payload.context.results.append(self._oid)
+            return _value_of, (self._oid,)
         return _restore, (self._oid, self.key)
+
+    @property
+    def __dask_future__(self) -> bool:
+        """Dask asks this of what it meets in a graph, and keeps the key only: by that it is found again."""
+        _known_to_dask[self._host, self.key] = self
+        return True
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return type(self).__name__, self.key
 
     def __del__(self) -> None:
         if self._session == self._host._session:  # In a forked child the hold is its parent's.
@@ -70,6 +91,22 @@ class Future:
 
     def __repr__(self) -> str:
         return f"<Future: {self.status}, key: {self.key}>"
+
+    def _repr_html_(self) -> str:
+        return html.table("guildhall Future", self._facts())
+
+    def _facts(self) -> list[tuple[str, object]]:
+        found = self._look()
+        facts: list[tuple[str, object]] = [("Key", self.key), ("Status", self.status)]
+        if found is None or found.state == CANCELLED:
+            return facts
+        if found.state == PENDING:
+            is_claimed = self._host.read(tasks.is_claimed, self._oid)
+            return [*facts, ("Where", "a worker has it" if is_claimed else "no worker has it yet")]
+        if found.state == ERROR:
+            error = self._error(found)
+            return [*facts, ("Error", f"{type(error).__name__}: {error}")]
+        return [*facts, ("Result", "in shared memory, a blob" if found.blob else f"{len(found.data)} bytes")]
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -269,6 +306,11 @@ class _Result:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _value_of, (self._oid,)
+
+
+def result_in(oid: bytes) -> Any:
+    """Stands in a task's arguments for the result of a task that it depends on."""
+    return _Result(oid)
 
 
 def _value_of(oid: bytes) -> Any:

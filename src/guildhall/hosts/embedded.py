@@ -87,6 +87,8 @@ class EmbeddedHost:
         self._is_flushing = False
         self.give_way: Callable[[], Callable[[], None]] | None = None
         """Called by a wait that lasts: lets others run meanwhile. Answers what to call when the wait is over."""
+        self.before_leaving: list[Callable[[], None]] = []
+        """Called when this process leaves the hall, before anything is taken down: threads that use it end."""
         self.lend_hand: Callable[[], bool | None] = _nothing_to_do
         """Called again and again by such a wait: may run a task in its thread. Answers whether it did; None if there is
         no need."""
@@ -268,6 +270,7 @@ class EmbeddedHost:
         self._taken = [], []
         self._is_flushing = False
         self.nudge = None
+        self.before_leaving.clear()
         self.lend_hand, self.run_awaited = _nothing_to_do, None
         self.give_way = None  # A task's child waits for itself; the tasks and the helpers are its parent's.
         with suppress(OSError):
@@ -415,6 +418,8 @@ class EmbeddedHost:
                 return
             _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
             if self._mark[0]:
+                for end in tuple(self.before_leaving):
+                    end()
                 self._leave()
 
     def _leave(self) -> None:

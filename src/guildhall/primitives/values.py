@@ -30,6 +30,8 @@ KEYS = b"\x23"
 """By object: its key, if it has one."""
 BUDGET = b"\x24"
 """How many bytes all blobs may take in memory, if that is bounded."""
+TOLD = b"\x28"
+"""By feed: the objects whose end it has not taken yet."""
 
 PENDING, FINISHED, ERROR, CANCELLED = range(4)
 
@@ -216,7 +218,7 @@ def _let_go(txn: Txn, oid: bytes, found: Object, count: int, owned: int, spent: 
         return
     txn.delete(OBJECTS + oid)
     if found.is_watched:
-        waiters.unpark_all(txn, OBJECTS + oid)
+        _wake(txn, oid)
     if found.is_named:
         _unname(txn, oid)
     if found.blob:
@@ -272,8 +274,24 @@ def settle(
     ended = Object(state, found.holds, found.owned, data, uses, blob, False, found.is_named)
     txn.put(OBJECTS + oid, _pack_object(ended))
     if found.is_watched:
-        waiters.unpark_all(txn, OBJECTS + oid)
+        _wake(txn, oid)
     return found
+
+
+def _wake(txn: Txn, oid: bytes) -> None:
+    """Wake everybody who waits for the object, and tell the feeds that follow it."""
+    for _, feed in waiters.line(txn, OBJECTS + oid):
+        if feed:
+            _tell(txn, feed, oid)
+    waiters.unpark_all(txn, OBJECTS + oid)
+
+
+def _tell(txn: Txn, feed: bytes, oid: bytes) -> None:
+    """One more in the feed. Its bell rings for the first: for the others it has rung, and they are not taken yet."""
+    if txn.first(TOLD + feed) is None:
+        session, bell = unpack_key(feed)
+        txn.wake(Waiter(session, 0, bell))
+    txn.put(TOLD + feed + oid, b"")
 
 
 def watch(txn: Txn, oid: bytes, found: Object) -> None:
@@ -301,6 +319,34 @@ def watch_all(txn: Txn, oids: Sequence[bytes], watchers: Sequence[Waiter]) -> No
     """Park a waiter at each object that is pending."""
     for oid, waiter in zip(oids, watchers, strict=True):
         wait_settled(txn, oid, waiter)
+
+
+def follow(txn: Txn, feed: bytes, oids: Sequence[bytes], watchers: Sequence[Waiter]) -> None:
+    """Have the feed told of each object's end, at once if it has ended; each watcher, without a bell, is one wait.
+
+    A feed is for one who waits for very many: to learn who has ended costs nothing for those who have not.
+    """
+    for oid, watcher in zip(oids, watchers, strict=True):
+        found = look(txn, oid)
+        if found is None or found.state != PENDING:
+            _tell(txn, feed, oid)
+        else:
+            watch(txn, oid, found)
+            waiters.park(txn, OBJECTS + oid, watcher, feed)
+
+
+def feed_of(waiter: Waiter) -> bytes:
+    """The feed that rings this waiter's bell. A bell has one feed at a time."""
+    return pack_id(waiter.session) + pack_int(waiter.bell)
+
+
+def told(txn: Txn, feed: bytes, limit: int) -> list[bytes]:
+    """Take objects that have ended out of the feed."""
+    prefix = TOLD + feed
+    found = [key for key, _ in txn.scan(prefix, limit=limit)]
+    for key in found:
+        txn.delete(key)
+    return [key[len(prefix) :] for key in found]
 
 
 def which_settled(txn: Txn, oids: Sequence[bytes]) -> list[int]:
@@ -347,7 +393,9 @@ def rewrite(txn: Txn, oid: bytes, found: Object, data: bytes) -> None:
 
 
 def bury(txn: Txn, session: int) -> None:
-    """All holds of the session go."""
+    """All holds of the session go, and its feeds."""
+    for key, _ in txn.scan(TOLD + pack_id(session)):
+        txn.delete(key)
     prefix = HOLDS + pack_id(session)
     for key, _ in txn.scan(prefix):
         txn.delete(key)

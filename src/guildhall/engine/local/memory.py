@@ -6,7 +6,6 @@ What counts is memory of its own (RssAnon): blobs are shared with everybody and 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,8 +16,6 @@ WARN, PAUSE, END = 0.7, 0.8, 0.95
 """Shares of the limit, those of dask.distributed's workers."""
 STATUS = 113
 """How a worker exits that ends at its limit."""
-
-log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -51,6 +48,9 @@ class MemoryGuard(threading.Thread):
 
     def look(self) -> None:
         """Do what the memory in use asks for."""
+        import logging  # Here: every client knows of limits, and few have one.
+
+        log = logging.getLogger(__name__)
         used = self._used()
         share = used / self._limit_bytes
         if share >= END:

@@ -31,6 +31,8 @@ class _Context(threading.local):
     into: EmbeddedHost | None = None
     host: EmbeddedHost | None = None
     held: list[bytes] | None = None
+    results: list[bytes] | None = None
+    """If it is a list, futures in the pickle stand for their results; they are added, as these must be there first."""
 
 
 context = _Context()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Broken, Misuse, StoreFull
 from ...hosts.embedded import EmbeddedHost
@@ -17,6 +15,9 @@ from ...primitives.values import ERROR
 from . import actors, tasks
 from .running import arguments, ended
 from .tasks import Done, Recipe
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 
 class Born:
@@ -54,7 +55,7 @@ class Actor(threading.Thread):
         self._host = host
         self._actor = actor
         self._instance = instance
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: AbstractEventLoop | None = None
 
     def run(self) -> None:
         """Until nobody refers to the actor, or the hall is closed."""
@@ -85,15 +86,18 @@ class Actor(threading.Thread):
         return True
 
     def _is_awaited(self, recipe: Recipe) -> bool:
+        from inspect import iscoroutinefunction  # Here, as asyncio below: most actors have no use for them.
+
         return iscoroutinefunction(getattr(type(self._instance), recipe.name.rpartition(".")[2], None))
 
     def _later(self, key: bytes, oid: bytes, recipe: Recipe) -> None:
         """Begin a coroutine, and answer when it has ended."""
+        from asyncio import run_coroutine_threadsafe
 
         async def run() -> Any:
             return await self._call(*arguments(self._host, recipe))
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._running_loop())
+        future = run_coroutine_threadsafe(run(), self._running_loop())
         future.add_done_callback(lambda future: self._tell(key, ended(self._host, oid, recipe, future.result)))
 
     def _wait(self, waiter: Any, bell: Any) -> None:
@@ -111,9 +115,11 @@ class Actor(threading.Thread):
         found = getattr(self._instance, name)
         return found if args is None else found(*args, **kwargs)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            from asyncio import new_event_loop
+
+            self._loop = new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True, name=f"{self.name}-loop").start()
         return self._loop
 

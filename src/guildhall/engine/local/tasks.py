@@ -227,6 +227,11 @@ def killed(name: str, deaths: int, pid: int) -> bytes:
     return KILLED + f"{name}|{deaths}|{pid}".encode()
 
 
+def slots(txn: Txn) -> int:
+    """How many tasks can run at a time."""
+    return sum(INFO.unpack(data).threads for _, data in txn.scan(WORKERS))
+
+
 def workers(txn: Txn) -> int:
     """How many sessions run tasks."""
     return len(list(txn.scan(WORKERS)))
@@ -584,6 +589,27 @@ def awaits(txn: Txn, oid: bytes) -> tuple[str, list[bytes]] | None:
         return None
     recipe = RECIPE.unpack(found.data)
     return recipe.name, [dep for dep in recipe.deps if values.settled(txn, dep) is BUSY] if recipe.missing else []
+
+
+def is_claimed(txn: Txn, oid: bytes) -> bool:
+    """Whether a worker has the task: it runs, or stands behind one that does."""
+    return bool(running(txn, (oid,)))
+
+
+def standing(txn: Txn) -> tuple[int, int]:
+    """How many tasks are ready to run, and how many workers have."""
+    return _count(txn, 0), sum(len(CLAIM.unpack(data).oids) for _, data in txn.scan(CLAIMS))
+
+
+def cancel_waiting(txn: Txn, oid: bytes) -> bool:
+    """Cancel a task that no worker has yet. False, and nothing changes, if one has or had it."""
+    found = values.look(txn, oid)
+    if found is None or found.state == CANCELLED:
+        return True
+    if found.state != PENDING or is_claimed(txn, oid):
+        return False
+    cancel(txn, (oid,))
+    return True
 
 
 def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:

@@ -1,0 +1,27 @@
+"""What the pages and the examples show runs: each page as one script, from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from faults import script
+
+ROOT = Path(__file__).parents[1]
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["executor", "joblib", "dask-collections"])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    blocks = CODE.findall((ROOT / "docs" / "how-to" / f"{page}.md").read_text())
+    assert blocks, "no code found on the page"
+    out, err = (running := script("\n".join(blocks), tmp_path)).communicate(timeout=200)
+    assert running.returncode == 0, out + err
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "ecosystem.py").read_text()
+    out, err = (running := script(text, tmp_path)).communicate(timeout=200)
+    assert running.returncode == 0, out + err
+    assert out.splitlines()[-1] == "all is well"
