@@ -13,12 +13,14 @@ from ..engine.local import payload, tasks
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from . import crew, datasets, html, submission
-from .actors import maker
+from . import html, submission
 from .cluster import LocalCluster
 from .executor import ClientExecutor
 from .futures import Future, cancel, expect_futures, results
 from .purity import keys_of
+
+MISSING: Any = object()
+"""No default."""
 
 _clients: list[Client] = []
 
@@ -92,9 +94,11 @@ class Client:
         `restart=True`, with that: when its worker dies it is made anew, from the same arguments.
         """
         if actor:
+            from .actors import maker  # Here, as the others below: few clients need them, and each costs its start.
+
             function = maker(function, bool(kwargs.pop("restart", False)))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=True)
-        demand = crew.demand_of(workers, resources, allow_other_workers)
+        demand = _demand(workers, resources, allow_other_workers)
         return submission.submit(
             self.host, function, (args, kwargs), retries=retries, priority=priority, keys=keys, demand=demand
         )
@@ -122,7 +126,7 @@ class Client:
             raise WrongType("map: expected at least one iterable")
         calls = ((args, kwargs) for args in zip(*iterables, strict=False))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=False)
-        demand = crew.demand_of(workers, resources, allow_other_workers)
+        demand = _demand(workers, resources, allow_other_workers)
         return submission.submit_all(
             self.host, function, calls, retries=retries, priority=priority, keys=keys, demand=demand
         )
@@ -234,6 +238,8 @@ class Client:
         Without `wait`, {address: future}. `on_error`: "raise", "return" (the exception stands for the result) or
         "ignore" (that worker is left out).
         """
+        from . import crew
+
         return crew.run(self.host, function, (args, kwargs), workers, wait, on_error)
 
     def restart(self, timeout: Timeout = None) -> None:
@@ -241,29 +247,41 @@ class Client:
         self.host.transact(tasks.cancel_all)
         before = set(self.host.read(tasks.crew))
         self.cluster.pool.restart()
+        from . import crew
+
         if self.cluster.has_processes:
             crew.await_workers(self.host, self.cluster.n_workers, before, timeout)
 
     def wait_for_workers(self, n_workers: int, timeout: Timeout = None) -> None:
         """Until so many workers are there. Raises TimedOut."""
+        from . import crew
+
         crew.await_workers(self.host, n_workers, set(), timeout)
 
     def ncores(self, workers: Any = None) -> dict[str, int]:
         """How many tasks each worker runs at a time, by address; also called `nthreads`."""
+        from . import crew
+
         return crew.threads(self.host, workers)
 
     nthreads = ncores
 
     def scheduler_info(self) -> dict[str, Any]:
         """What is known of the hall and its workers, in the peer's form: a dict with "workers" by address."""
+        from . import crew
+
         return crew.info(self.host)
 
     def processing(self) -> dict[str, list[str]]:
         """The names of the tasks that each worker has claimed, by address."""
+        from . import crew
+
         return crew.processing(self.host)
 
     def who_has(self, futures: Any) -> dict[str, list[str]]:
         """Which workers have the results, by key: all of them or, before it is done, none. Memory is shared."""
+        from . import crew
+
         everybody = list(crew.threads(self.host, None))
         return {f.key: everybody if f.status == "finished" else [] for f in expect_futures("who_has", futures)}
 
@@ -275,18 +293,26 @@ class Client:
         They live as long as the hall, or until `unpublish_dataset`. Raises Misuse (KeyError) for a name that is taken,
         unless `override`.
         """
+        from . import datasets
+
         datasets.publish(self.host, args, name, kwargs, override)
 
-    def get_dataset(self, name: Any, default: Any = datasets.MISSING) -> Any:
+    def get_dataset(self, name: Any, default: Any = MISSING) -> Any:
         """What was published under that name. Raises NotPublished (KeyError) if nothing was and there is no default."""
-        return datasets.get(self.host, name, default)
+        from . import datasets
+
+        return datasets.get(self.host, name) if default is MISSING else datasets.get(self.host, name, default)
 
     def list_datasets(self) -> tuple[Any, ...]:
         """The names of all that is published."""
+        from . import datasets
+
         return datasets.names(self.host)
 
     def unpublish_dataset(self, name: Any) -> None:
         """Let it go. Nothing happens if it is not there."""
+        from . import datasets
+
         datasets.remove(self.host, name)
 
     def close(self) -> None:
@@ -389,6 +415,14 @@ class _Workers(Client):
 
     def close(self) -> None:
         self.cluster.close()
+
+
+def _demand(workers: Any, resources: Any, allow_other_workers: bool) -> tasks.Demand | None:
+    if workers is None and resources is None:
+        return None
+    from . import crew
+
+    return crew.demand_of(workers, resources, allow_other_workers)
 
 
 def _client_around() -> Client | None:

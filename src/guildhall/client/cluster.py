@@ -14,7 +14,6 @@ import msgspec
 from ..engine.local import payload, tasks
 from ..engine.local.options import WorkerOptions
 from ..engine.local.pool import ForkServer, Pool
-from ..engine.local.threads import Threads
 from ..errors import Misuse, WrongType
 from ..hosts.sweeper import Sweeper
 from ..primitives import values
@@ -66,7 +65,7 @@ class LocalCluster:
         budget = bytes_of("blob_budget", blob_budget)
         self._adapting: threading.Event | None = None
         self._is_open = True
-        self.pool: Pool | Threads
+        self.pool: Pool | Any
         if processes:
             self._start_processes(told, initializer, initargs)
         else:
@@ -95,6 +94,8 @@ class LocalCluster:
         self.host.exits = pool.exits  # type: ignore[attr-defined]
 
     def _start_threads(self, told: WorkerOptions, initializer: Any, initargs: tuple[Any, ...]) -> None:
+        from ..engine.local.threads import Threads  # With all that a worker needs.
+
         self.host = halls.open().host
         try:
             if initializer is not None:

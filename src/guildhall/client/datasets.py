@@ -33,7 +33,7 @@ def publish(host: EmbeddedHost, args: tuple[Any, ...], name: Any, kwargs: dict[s
                 host.defer(values.release_for, host.session, spent)
 
 
-def get(host: EmbeddedHost, name: Any, default: Any) -> Any:
+def get(host: EmbeddedHost, name: Any, default: Any = MISSING) -> Any:
     """As `Client.get_dataset`."""
     stored = host.transact(dataset.fetch, packed(_KIND, name), host.session)
     if stored is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -40,6 +39,8 @@ class Pure:
         self._host = host
 
     def of(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        import hashlib  # Here: most clients never hash.
+
         name = str(getattr(function, "__name__", type(function).__name__))
         digest = hashlib.sha1(usedforsecurity=False)
         code, _ = functions.pickled(self._host, function, name)
