@@ -302,7 +302,6 @@ def test_shutdown_waits_for_a_map_that_nobody_reads(client: Client, tmp_path: Pa
 def test_shutdown_cancels_what_has_not_begun(client: Client, wait: bool) -> None:
     executor = client.get_executor()
     futures = [executor.submit(time.sleep, 0.05) for _ in range(50)]
-    assert eventually(futures[0].running)
     executor.shutdown(wait=wait, cancel_futures=True)
     cancelled = [future for future in futures if future.cancelled()]
     others = [future for future in futures if not future.cancelled()]

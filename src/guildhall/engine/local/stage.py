@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Broken, Misuse, StoreFull
 from ...hosts.embedded import EmbeddedHost
@@ -17,6 +16,9 @@ from ...primitives.values import ERROR
 from . import actors, tasks
 from .running import arguments, ended
 from .tasks import Done, Recipe
+
+if TYPE_CHECKING:
+    import asyncio  # Loaded when an actor has coroutines: it takes as long as all of the client.
 
 
 class Born:
@@ -93,7 +95,9 @@ class Actor(threading.Thread):
         async def run() -> Any:
             return await self._call(*arguments(self._host, recipe))
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._running_loop())
+        from asyncio import run_coroutine_threadsafe
+
+        future = run_coroutine_threadsafe(run(), self._running_loop())
         future.add_done_callback(lambda future: self._tell(key, ended(self._host, oid, recipe, future.result)))
 
     def _wait(self, waiter: Any, bell: Any) -> None:
@@ -113,7 +117,9 @@ class Actor(threading.Thread):
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            from asyncio import new_event_loop
+
+            self._loop = new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True, name=f"{self.name}-loop").start()
         return self._loop
 
