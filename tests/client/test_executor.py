@@ -421,7 +421,7 @@ def test_calls_of_a_client_that_is_closed_fail_as_broken() -> None:
     for future in futures:
         assert isinstance(future.exception(20), standard.BrokenExecutor)
     assert not futures[0].cancel()
-    executor.shutdown()
+    executor.shutdown(cancel_futures=True)
 
 
 def test_a_call_whose_result_cannot_be_read_fails_alone(executor: standard.Executor) -> None:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures as standard
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from .. import deadline
@@ -366,7 +367,9 @@ class _Desk:
     def _cancel_waiting(self) -> None:
         """Cancel what has not begun. Calls that idle workers have been woken for count as begun, whoever is faster."""
         host = self.client.host
-        idle = max(0, host.read(tasks.slots) - host.read(tasks.standing)[1])
+        idle = 0
+        with suppress(Broken, Misuse):  # Closed: then nothing has begun that could end.
+            idle = max(0, host.read(tasks.slots) - host.read(tasks.standing)[1])
         waiting = [future for future in list(self._pending) if not future.running()]
         for future in reversed(waiting[idle:]):
             future.cancel()
