@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures as standard
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from .. import deadline
@@ -358,11 +359,20 @@ class _Desk:
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         self.is_shut = True
         if cancel_futures:
-            for future in reversed(list(self._pending)):
-                future.cancel()
+            self._cancel_waiting()
         if wait:
             self._drain()
         self.retire()
+
+    def _cancel_waiting(self) -> None:
+        """Cancel what has not begun. Calls that idle workers have been woken for count as begun, whoever is faster."""
+        host = self.client.host
+        idle = 0
+        with suppress(Broken, Misuse):  # Closed: then nothing has begun that could end.
+            idle = max(0, host.read(tasks.slots) - host.read(tasks.standing)[1])
+        waiting = [future for future in list(self._pending) if not future.running()]
+        for future in reversed(waiting[idle:]):
+            future.cancel()
 
     def retire(self) -> None:
         """Nobody submits any more: what is under way runs to its end, then everything of ours ends."""
