@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import Broken, Misuse, StoreFull
+from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values, waiters
 from ...primitives.op import Answer
@@ -44,6 +45,13 @@ def make(
     host.transact(actors.settle_in, actor, host.session, is_restarting)
     Actor(host, actor, instance).start()
     return Born(proxy, host.directory, actor, kind)
+
+
+class _Call(NamedTuple):
+    """What the thread of an actor works on: the call that it answers."""
+
+    current: bytes
+    around: None = None
 
 
 class Actor(threading.Thread):
@@ -81,7 +89,10 @@ class Actor(threading.Thread):
         if self._is_awaited(recipe):
             self._later(key, oid, recipe)
         else:
-            self._tell(key, ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe))))
+            current.runs[threading.get_ident()] = _Call(oid)
+            end = ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe)))
+            current.runs.pop(threading.get_ident(), None)
+            self._tell(key, end)
         return True
 
     def _is_awaited(self, recipe: Recipe) -> bool:
