@@ -439,6 +439,90 @@ def test_tasks_that_cross_in_workers_and_helper_threads() -> None:
             assert holds_nothing(client)
 
 
+@pytest.mark.parametrize("options", [{"processes": False}, {"threads_per_worker": 2}])
+def test_tasks_that_cross_in_threads(options: dict[str, Any]) -> None:
+    def cross(mine: str, next_up: str, is_plain: bool) -> str:
+        lock = Lock(mine)
+        lock.acquire() if is_plain else lock.__enter__()
+        try:
+            Event(f"{mine} is held").set()
+            Event(f"{next_up} is held").wait()
+            with Lock(next_up):
+                return "went on"
+        except DeadlockError:
+            return "told"
+        finally:
+            lock.release() if is_plain else lock.__exit__(None, None, None)
+
+    with Client(n_workers=1, **options) as client:
+        for number in range(4):
+            pair = f"a {number}", f"b {number}"
+            is_plain = number % 2 == 1 and "processes" not in options  # There the test's own thread could release it.
+            calls = client.map(cross, pair, pair[::-1], [is_plain] * 2)
+            assert sorted(call.result(20) for call in calls) == ["told", "went on"]
+        assert holds_nothing(client)
+
+
+class Keeper:
+    """An actor that holds a lock from one call to another."""
+
+    def __init__(self) -> None:
+        self._lock = Lock("kept")
+
+    def take(self) -> str:
+        self._lock.acquire()
+        return "held"
+
+    def give_back(self) -> str:
+        self._lock.release()
+        return "free"
+
+    def take_and_give(self) -> str:
+        with Lock("the caller's"):
+            return "had it"
+
+
+def test_a_call_of_an_actor_is_in_the_circle() -> None:
+    with Client(n_workers=1) as client:
+        actor = client.submit(Keeper, actor=True).result()
+        with Lock("the caller's"), pytest.raises(DeadlockError, match=r"Keeper\.take_and_give"):
+            actor.take_and_give().result()
+        assert actor.take_and_give().result(20) == "had it"
+
+
+def _take_kept() -> str:
+    with Lock("kept"):
+        return "had it"
+
+
+def test_what_an_actor_keeps_it_may_give_back() -> None:
+    with Client(n_workers=1) as client:
+        actor = client.submit(Keeper, actor=True).result()
+        assert actor.take().result(20) == "held"
+        waiting = client.submit(_take_kept)
+        time.sleep(1.3)
+        assert not waiting.done()
+        assert actor.give_back().result(20) == "free"
+        assert waiting.result(20) == "had it"
+
+
+def test_what_a_function_beside_the_tasks_took_another_may_give_back() -> None:
+    def take() -> None:
+        guildhall.kept = Lock("kept")  # type: ignore[attr-defined]
+        guildhall.kept.acquire()  # type: ignore[attr-defined]
+
+    def give_back() -> None:
+        guildhall.kept.release()  # type: ignore[attr-defined]
+
+    with Client(n_workers=1) as client:
+        client.run(take)
+        waiting = client.submit(_take_kept)
+        time.sleep(1.3)
+        assert not waiting.done()
+        client.run(give_back)
+        assert waiting.result(20) == "had it"
+
+
 def test_nested_tasks_and_what_they_were_started_under(client: Client) -> None:
     def inner() -> str:
         with Lock("outer's"):

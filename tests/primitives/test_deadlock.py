@@ -151,9 +151,9 @@ class Hall:
             return None
         return Statement(f"thread {agent.owner}", tuple(holds), owners, runs, sealed, any_of)
 
-    def declare(self, agent: Agent) -> bool | Circle:
+    def declare(self, agent: Agent, *, is_late: bool = False) -> bool | Circle:
         waiter = Waiter(agent.session, agent.number, 0)
-        return self.store.transact(deadlock.declare, waiter, 1, self.statement(agent), tasks.awaits)
+        return self.store.transact(deadlock.declare, waiter, 1, self.statement(agent), tasks.awaits, is_late)
 
     def wait(self, agent: Agent, thing: tuple[str, Any], *, binds: bool = True) -> Circle | None:
         """Ask without end, and fall asleep. What there is to say against it, if anything."""
@@ -495,9 +495,28 @@ def test_a_list_of_tasks_that_others_may_lengthen_is_open_until_nobody_can() -> 
     said = Statement("thread 1", runs=(mine,), any_of=(mine,), is_open=True)
     assert hall.store.transact(deadlock.declare, waiter, 1, said, tasks.awaits) is True
     hall.ask(mate, ("task", mine))
-    sealed = Statement("thread 1", runs=(mine,), any_of=(mine,), is_open=True, sealed=(agent.number, mate.number))
-    hall.store.transact(waiters.arm, Waiter(2, mate.number, 0), 1, True)
-    assert isinstance(hall.store.transact(deadlock.declare, waiter, 1, sealed, tasks.awaits), Circle)
+    sealed = Statement("thread 2", sealed=(agent.number, mate.number))
+    assert isinstance(hall.store.transact(deadlock.declare, Waiter(2, mate.number, 0), 1, sealed, tasks.awaits), Circle)
+
+
+def test_who_waits_for_a_circle_is_told_later_than_those_in_it() -> None:
+    hall = Hall(1, 1, 1)
+    one, two, three = hall.agents
+    mine = hall.submit()
+    other = hall.submit()
+    both = hall.submit(mine, other)
+    hall.claim(one)
+    hall.claim(two)
+    hall.ask(one, A)
+    hall.ask(three, B)
+    assert hall.wait(one, ("task", both)) is None
+    hall.finish(two)  # It could have failed: now nothing ends the wait any more, and nobody has fallen asleep.
+    assert hall.wait(three, A) is None
+    late = hall.declare(three, is_late=True)
+    assert isinstance(late, Circle)
+    assert "lock 'a': held by session 1 (pid 41, task f-" in late.text
+    assert "as said" in late.text
+    assert isinstance(hall.declare(one), Circle)
 
 
 @pytest.mark.parametrize("end", ["granted", "withdrawn", "buried", "rewritten"])
@@ -618,8 +637,10 @@ class Program(Hall):
             self.tell(self.dice.choice([one for one in waiting if one in doomed and self.statement(one)]), doomed)
 
     def tell(self, agent: Agent, doomed: set[Agent]) -> None:
-        circle = self.declare(agent)
+        in_circle = self.declare(agent)
+        circle = in_circle if in_circle is not True else self.declare(agent, is_late=True)
         assert isinstance(circle, Circle)
+        assert in_circle is True or len({*circle.links}) == len(circle.links)
         self.circles += 1
         assert circle.links[0][:2] == (agent.session, 40 + agent.session)
         assert {link.session for link in circle.links} <= {one.session for one in doomed}

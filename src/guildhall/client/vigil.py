@@ -53,12 +53,12 @@ class Vigil:
         if state != self._stated or (
             state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits)
         ):
-            self._declare(state)
+            self._declare(state, is_late=True)
         self._next_s = deadline.now() + AGAIN_S
 
-    def _declare(self, state: Statement | None) -> bool:
+    def _declare(self, state: Statement | None, *, is_late: bool = False) -> bool:
         try:
-            answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits)
+            answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits, is_late)
         except StoreFull:  # It may still be room enough to wait, and to say nothing.
             state, answer = None, self._host.transact(waiters.arm, self._waiter, self._bell)
         if isinstance(answer, deadlock.Circle):

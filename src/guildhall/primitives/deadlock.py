@@ -90,11 +90,14 @@ Edges = list[Edge] | None
 """Who keep a wait from ending; None if it can end without them."""
 
 
-def declare(txn: Txn, waiter: Waiter, bell: int, statement: Statement | None, awaits: Awaits) -> bool | Circle:
+def declare(
+    txn: Txn, waiter: Waiter, bell: int, statement: Statement | None, awaits: Awaits, is_late: bool = False
+) -> bool | Circle:
     """As `waiters.arm`, for a wait that is endless, with what its agent states, if that may matter to others.
 
-    If it could never end it answers why, and the wait is not endless any more: of those who close a circle at the same
-    time one learns of it, and the others wait until it has given up.
+    If it closes a circle it answers that, and the wait is not endless any more: of those who close one at the same time
+    one learns of it, and the others wait until it has given up. One that waits for a circle without being in it is told
+    only if it asks late: those in it look again, and come first.
     """
     if statement is None:
         return waiters.arm(txn, waiter, bell, True)
@@ -104,10 +107,13 @@ def declare(txn: Txn, waiter: Waiter, bell: int, statement: Statement | None, aw
     )  # fmt: skip
     if not waiters.arm(txn, waiter, bell, True, STATEMENT.pack(now)):
         return False
-    search = Search(txn, awaits)
-    if not search.closes((waiter.session, waiter.number)):
+    search, me = Search(txn, awaits), (waiter.session, waiter.number)
+    if not search.closes(me):
         return True
-    found = search.circle((waiter.session, waiter.number))
+    way = search.around(me) or (search.into(me) if is_late else None)
+    if way is None:
+        return True
+    found = search.tell(me, way)
     waiters.arm(txn, waiter, bell)
     return found
 
@@ -283,13 +289,18 @@ class Search:
         return None
 
     def _of_objects(self, node: tuple[int, int], place: bytes) -> Edges:
-        said = self._said_by(node[0]).get(node[1])
+        mates = self._said_by(node[0])
+        said = mates.get(node[1])
         some = (said.any_of if said is not None else ()) or (place[1:],)
         if not all(self._stays(oid) for oid in some):
             return None
-        if said is not None and said.is_open and self._seal(node[0], said) is None:
-            return None
-        return [Edge(oid, "") for oid in some]
+        ended_by = [Edge(oid, "") for oid in some]
+        if said is None or not said.is_open:
+            return ended_by
+        for each in mates.values():
+            if (seal := self._seal(node[0], each)) is not None:
+                return ended_by + [Edge(edge.node, "without help from") for edge in seal if edge.node != node]
+        return None
 
     def _of_task(self, oid: bytes) -> Edges:
         found = self._awaits(self._txn, oid)
@@ -334,9 +345,8 @@ class Search:
 
     # -- in words -----------------------------------------------------------------------------------------------------
 
-    def circle(self, me: tuple[int, int]) -> Circle:
-        """One circle that the wait, which is a member, is in; or else the way from it into one."""
-        way = self._way(me)
+    def tell(self, me: tuple[int, int], way: list[Edge]) -> Circle:
+        """The way from the wait over others."""
         nodes = [me, *(edge.node for edge in way)]
         said = [self._step(edge, after, me) for edge, after in zip(way, [*nodes[2:], None])]
         text = f"{self._thing(me, nodes[1])}: {', '.join(filter(None, said))}; {_REMEDY}"
@@ -353,9 +363,9 @@ class Search:
             return f"{who}, which asked for it"
         return f"{who}, as said" if after is None else f"{who}, which waits for {self._thing(edge.node, after)}"
 
-    def _way(self, me: Node) -> list[Edge]:
-        """The shortest way from the wait back to itself, if possible over others; if there is none, to one that it has
-        passed."""
+    def around(self, me: Node) -> list[Edge] | None:
+        """The shortest way from the wait, which is a member, back to itself, if possible over others; None if there is
+        none."""
         came: dict[Node, tuple[Node, Edge]] = {}
         line = deque([me])
         while line:
@@ -366,6 +376,10 @@ class Search:
                 if edge.node not in came and edge.node != me:
                     came[edge.node] = node, edge
                     line.append(edge.node)
+        return next(([edge] for edge in self._edges(me) or () if edge.node == me), None)
+
+    def into(self, me: Node) -> list[Edge]:
+        """A way from the wait, which is a member, into a circle of others and around it."""
         way: list[Edge] = []
         passed = {me}
         while not way or way[-1].node not in passed:
@@ -380,6 +394,8 @@ class Search:
             return self._task(keeper)
         assert isinstance(node, tuple), "a task is kept by a wait only as what that wait's agent runs"
         place, want = waiters.endless(self._txn, *node) or (b"", b"")
+        if place[:1] == OBJECTS:
+            return self._task(place[1:])
         if place[:1] == multilock.REQUESTS:
             request = multilock.REQUEST.unpack(want)
             names = [name_of(name) for name in request.names]

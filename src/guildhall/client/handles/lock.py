@@ -243,6 +243,8 @@ class Lock(Handle):
             raise
         except BaseException:
             entered.pop(self, None)
+            if self._grant is grant:  # Ctrl-C came before the release began.
+                self._grant = None
             self._let_go(grant)
             raise
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import Broken, Misuse, StoreFull
+from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values, waiters
 from ...primitives.op import Answer
@@ -47,6 +48,13 @@ def make(
     return Born(proxy, host.directory, actor, kind)
 
 
+class _Call(NamedTuple):
+    """What the thread of an actor works on: the call that it answers."""
+
+    current: bytes
+    around: None = None
+
+
 class Actor(threading.Thread):
     """Answers the calls to one object, one after the other; what is awaited goes on beside the next ones."""
 
@@ -82,7 +90,10 @@ class Actor(threading.Thread):
         if self._is_awaited(recipe):
             self._later(key, oid, recipe)
         else:
-            self._tell(key, ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe))))
+            current.runs[threading.get_ident()] = _Call(oid)
+            end = ended(host, oid, recipe, lambda: self._call(*arguments(host, recipe)))
+            current.runs.pop(threading.get_ident(), None)
+            self._tell(key, end)
         return True
 
     def _is_awaited(self, recipe: Recipe) -> bool:
