@@ -9,6 +9,7 @@ handles, the waiting loop, and the memory store or LMDB; only sleeping, ringing,
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import sys
 import threading
@@ -55,10 +56,11 @@ class SimHost(EmbeddedHost):
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
         self.give_way = None
+        self._mark = b"\1"  # It has joined, and is nobody's forked child.
         self.is_dead = False
         self.may_interrupt = False
         self.bells: dict[int, _Bell] = {}
-        self._wait_number = 0
+        self._numbers = itertools.count(1)
         self.log = Log(sim.log_of_life(), sim.clock)
         self.log.in_transaction = self._in_transaction
         self._has_joined = False
@@ -123,10 +125,6 @@ class SimHost(EmbeddedHost):
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def waiter(self, bell: Any = None) -> Waiter:
-        self._wait_number += 1
-        return Waiter(self._session, self._wait_number, 0 if bell is None else bell.number)
-
     def bell(self) -> Any:
         bell = self.bells[len(self.bells) + 1] = _Bell(len(self.bells) + 1)
         return bell
@@ -139,6 +137,8 @@ class SimHost(EmbeddedHost):
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """A finalizer may call this anywhere: it is done by who notices that the session is dead."""
+
+    def drop(self, oid: bytes) -> None: ...
 
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         return bool(self.read(op, *args))
