@@ -317,6 +317,56 @@ def test_ctrl_c_while_what_a_wait_slept_with_is_given_back_gives_the_grant_back(
     assert records(hall) == 0
 
 
+def test_ctrl_c_behind_a_single_try_leaves_nothing_held(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free only when it is looked at once more must not be taken by a try that nobody could take back."""
+    plain, tries = hall.host.transact, list[Any]()
+    for make, get, give in (
+        (lambda: Lock("l", hall=hall), "acquire", "release"),
+        (lambda: Election("e", hall=hall), "campaign", "resign"),
+    ):
+        holder, asker = make(), make()
+        assert getattr(holder, get)()
+
+        def transact(op: Any, *args: Any, holder: Any = holder, give: str = give) -> Any:
+            answer = plain(op, *args)
+            monkeypatch.setattr(hall.host, "transact", plain)
+            if not tries:
+                getattr(holder, give)()
+            tries.append(answer)
+            monkeypatch.setattr(hall.host, "transact", transact)
+            if len(tries) == 2:
+                raise KeyboardInterrupt
+            return answer
+
+        tries.clear()
+        monkeypatch.setattr(hall.host, "transact", transact)
+        with suppress(KeyboardInterrupt):
+            assert not getattr(asker, get)(timeout=0)
+        monkeypatch.setattr(hall.host, "transact", plain)
+        assert getattr(make(), get)(timeout=0), f"{get} got it, and nobody knows"
+
+
+def test_ctrl_c_behind_a_single_try_of_a_lock_that_was_waited_for(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, holder = Lock("l", hall=hall), Lock("l", hall=hall)
+    holder.acquire()
+    thread = threading.Thread(target=lambda: time.sleep(0.05) or holder.release())
+    thread.start()
+    assert lock.acquire()
+    thread.join()
+    lock.release()
+    plain = hall.host.transact
+
+    def transact(op: Any, *args: Any) -> Any:
+        plain(op, *args)
+        monkeypatch.setattr(hall.host, "transact", plain)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hall.host, "transact", transact)
+    with pytest.raises(KeyboardInterrupt):
+        lock.acquire(timeout=0)
+    assert not lock.locked()
+
+
 SCATTERS = """
 import random, signal
 import numpy as np

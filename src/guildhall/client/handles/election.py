@@ -67,7 +67,9 @@ class Election(Handle):
         host = self._host
         stored, spent = self._store(host, os.getpid() if value is None else value)
         try:
-            return self._campaign_now(host, stored) or drive.run(host, self._campaign_flow(host, stored, timeout_s))
+            if self._campaign_now(host, stored):
+                return True
+            return timeout_s != 0 and drive.run(host, self._campaign_flow(host, stored, timeout_s))
         finally:
             if spent:
                 host.defer(values.release_for, host.session, spent)

@@ -69,14 +69,14 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or current.now or host_of(None)
-        if self._was_busy:
+        if self._was_busy and timeout_s != 0:
             return drive.run(host, self._acquire_flow(host, timeout_s))
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
         attempt = -next(_attempts)
         try:
             answer = host.transact(lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s)
-            if answer is BUSY:
-                return drive.run(host, self._acquire_flow(host, timeout_s))
+            if answer is BUSY:  # Once is once: a flow that tries again could not give back what it then got.
+                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s))
             self._grant = answer  # type: ignore[assignment]
             return True
         except Exception:

@@ -1,0 +1,14 @@
+"""What each primitive is, in plain Python: no store, no processes, one thing after the other.
+
+`base` says what a model is told and what it must know; each class says in its docstring what the primitive promises.
+"""
+
+from models.base import ANY, INTERRUPTED, LATE, Model, Wrong
+from models.held import Election, Lock, MultiLock, Pool, RLock
+from models.together import Barrier, Condition, Event, Latch, RateLimiter
+from models.values import Counter, Queue, Topic, Variable
+
+__all__ = [
+    "ANY", "INTERRUPTED", "LATE", "Barrier", "Condition", "Counter", "Election", "Event", "Latch", "Lock", "Model",
+    "MultiLock", "Pool", "Queue", "RLock", "RateLimiter", "Topic", "Variable", "Wrong",
+]  # fmt: skip

@@ -1,0 +1,337 @@
+"""What happened: every public call and every commit of every process, written down while it happens.
+
+A call is written when it begins and when it is over; what a killed process had begun has no end. A commit is written
+*inside* its transaction, with its number (the store's revision), and once more when it is done. So of a commit whose
+process died in it, the number says whether it took place: if another commit has the number it did not, and if none has,
+it did, for numbers leave no gaps. Nothing that happened is unknown, however the processes died.
+
+Only the tests pay for this: a store is wrapped where it is given an op, the package knows nothing of it. Records go
+to a file of each process (O_APPEND, one write for each record), or to a list when processes are only simulated.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import pickle
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guildhall.errors import GuildhallError
+from guildhall.hosts.embedded import EmbeddedHost
+from guildhall.primitives import sessions
+from guildhall.primitives.op import Answer
+from guildhall.store.memory import MemoryTxn
+
+FACTS = frozenset(("now", "seen", "session", "bell"))
+"""Arguments of ops that are written down: what a model needs to know and a public call does not say."""
+Write = Callable[[tuple[Any, ...]], object]
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(eq=False)
+class Call:
+    """One public call. From `state` on it is its model's."""
+
+    session: int
+    kind: str
+    name: str
+    method: str
+    args: tuple[Any, ...]
+    begin: int
+    end: int | None = None
+    """None: its process died in it."""
+    result: Any = None
+    number: int = 0
+    state: str = "new"
+    """"new", "waits", "has" or "left"; for a Condition also "sleeps"."""
+    granted: Commit | None = None
+    value: Any = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.end is not None
+
+    def __str__(self) -> str:
+        what = f"{self.kind} {self.name!r}.{self.method}({', '.join(map(repr, self.args))})"
+        came = f"-> {self.result!r}" if self.is_over else "(its process died in it)"
+        return f"session {self.session}: {what} {came} [{self.begin}-{self.end}]"
+
+
+@dataclass(eq=False)
+class Commit:
+    """One transaction. Those that wrote nothing have the number of the next that does, and come before it."""
+
+    number: int
+    wrote: bool
+    op: str
+    """Module and function, such as "lock.acquire"."""
+    facts: dict[str, Any]
+    answer: str
+    """"parked", "busy", "yes" or "no" (the op's answer), or the name of the error that it raised."""
+    begin: int
+    inside: int
+    """When the op had run and the commit was to come."""
+    end: int | None
+    call: Call | None = None
+    position: int = -1
+    """Among all commits, in their order."""
+
+    @property
+    def verb(self) -> str:
+        return self.op.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        wrote = "" if self.wrote else " (wrote nothing)"
+        return f"commit {self.number}: {self.op} {self.facts} -> {self.answer}{wrote}"
+
+
+@dataclass
+class History:
+    """All calls, and all commits in the order of their numbers."""
+
+    calls: list[Call] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    doubtful: int = 0
+    """How many commits were decided by their number alone."""
+
+
+class Log:
+    """The records of one process. `write` takes one record; `clock` answers nanoseconds."""
+
+    def __init__(self, write: Write, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._write = write
+        self.clock = clock
+        self._calls = 0
+        self._current = 0
+        self.buried: dict[str, Any] | None = None
+        """Set by a burial: whose, and at what time."""
+        self.in_transaction: Callable[[], object] = lambda: None
+        """Called when an op has run and its commit is to come."""
+
+    def call(
+        self, session: int, kind: str, name: str, method: str, args: tuple[Any, ...], run: Callable[[], Any]
+    ) -> Any:
+        """Run a public call and write down what came of it. Returns that: an error of ours by its name."""
+        self._calls += 1
+        self._current = self._calls
+        self._write(("call", self._calls, session, kind, name, method, args, self.clock()))
+        try:
+            result = run()
+        except (GuildhallError, KeyboardInterrupt) as error:
+            result = type(error).__name__
+        self._write(("over", result, self.clock()))
+        self._current = 0
+        return result
+
+    def transact(self, transact: Callable[..., Any], op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if isinstance(op, _Noted):  # Once more, after room was made in the store.
+            return transact(op, *args)
+        result = transact(_Noted(self, op, self._current, self.clock()), *args)
+        self._write(("done", self.clock()))
+        return result
+
+    def note(self, *record: Any) -> None:
+        self._write(record)
+
+
+class _Noted:
+    """An op that writes down, inside its transaction, what it did."""
+
+    def __init__(self, log: Log, op: Callable[..., Any], call: int, begin: int) -> None:
+        self._log, self._op, self._call, self._begin = log, op, call, begin
+
+    def __call__(self, txn: Any, *args: Any) -> Any:
+        log, op = self._log, self._op
+        log.buried = None
+        has_written = _written(txn)
+        try:
+            result, error = op(txn, *args), None
+        except GuildhallError as refused:
+            result, error = None, refused
+        name, facts = _facts(op, args)
+        if log.buried is not None:
+            name, facts = "sessions.bury", log.buried
+        answer = _answer(result) if error is None else type(error).__name__
+        wrote = has_written() and error is None
+        log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call)
+        if error is not None:
+            raise error
+        log.in_transaction()
+        return result
+
+
+def _answer(result: Any) -> str:
+    return result.value if isinstance(result, Answer) else "no" if result is False or result is None else "yes"
+
+
+def _number(txn: Any) -> int:
+    """The commit's. The memory store would use a number up for telling it."""
+    return txn._store.revision + 1 if isinstance(txn, MemoryTxn) else txn.revision
+
+
+def _written(txn: Any) -> Callable[[], bool]:
+    """Tells, after the op, whether it wrote."""
+    if isinstance(txn, MemoryTxn):
+        return lambda: bool(txn.undo or txn._revision)
+    put, delete, writes = txn.put, txn.delete, []
+
+    def noted_put(key: bytes, value: bytes) -> object:
+        writes.append(key)
+        return put(key, value)
+
+    def noted_delete(key: bytes) -> bool:
+        was_there = delete(key)
+        if was_there:
+            writes.append(key)
+        return was_there
+
+    txn.put, txn.delete = noted_put, noted_delete
+    return lambda: bool(writes)
+
+
+@functools.cache
+def _parameters(op: Callable[..., Any]) -> tuple[str, tuple[tuple[int, str], ...]]:
+    """The name of an op, and where those of its arguments stand that are written down."""
+    names = list(inspect.signature(op).parameters)[1:]
+    places = tuple((place, name) for place, name in enumerate(names) if name in FACTS)
+    return f"{op.__module__.rpartition('.')[2]}.{op.__name__}", places
+
+
+def _facts(op: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
+    if inspect.ismethod(op) or op.__name__ == "<lambda>" or "<locals>" in op.__qualname__:
+        return op.__qualname__, {}
+    name, places = _parameters(op)
+    return name, {key: args[place] for place, key in places if place < len(args)}
+
+
+# -- real processes ---------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """Logs in a directory, one for each process; a forked child begins one of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pid = 0
+        self._log: Log | None = None
+
+    @property
+    def log(self) -> Log:
+        if self._log is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            fd = os.open(self._directory / f"{self._pid}-{time.monotonic_ns()}", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+            self._log = Log(lambda record: _append(fd, record))
+        return self._log
+
+    def history(self) -> History:
+        """All that happened so far, in processes that ended and in this one."""
+        return assemble(_records(path) for path in sorted(self._directory.iterdir()))
+
+
+def _append(fd: int, record: tuple[Any, ...]) -> None:
+    data = pickle.dumps(record, 5)
+    os.write(fd, _LENGTH.pack(len(data)) + data)
+
+
+def _records(path: Path) -> list[tuple[Any, ...]]:
+    data, at, found = path.read_bytes(), 0, []
+    while at + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if at + length > len(data):
+            break  # Torn by a kill.
+        found.append(pickle.loads(data[at : at + length]))
+        at += length
+    return found
+
+
+@contextmanager
+def recorded(host: EmbeddedHost, directory: Path) -> Iterator[Files]:
+    """Write down what this process, and all that it forks meanwhile, do in the hall."""
+    files, store = Files(directory), host._store
+    assert store is not None, "a hall that is open has a store"
+    plain = store.transact
+    store.transact = lambda op, *args: files.log.transact(plain, op, args)  # type: ignore[method-assign]
+    host.transact = store.transact
+    with burials(lambda: files.log):
+        try:
+            yield files
+        finally:
+            store.transact = host.transact = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def burials(log_of: Callable[[], Log]) -> Iterator[None]:
+    """Write down who is buried and when: ops that bury have other names and arguments in each host."""
+    plain = sessions.bury
+
+    @functools.wraps(plain)
+    def bury(txn: Any, session: int, note: int = 0, estates: Iterable[Any] = (), now: float = 0.0) -> bool:
+        is_buried = plain(txn, session, note, estates, now)
+        if is_buried:
+            log_of().buried = {"session": session, "now": now}
+        return is_buried
+
+    sessions.bury = bury
+    try:
+        yield
+    finally:
+        sessions.bury = plain
+
+
+# -- putting it together ----------------------------------------------------------------------------------------------
+
+
+def assemble(logs: Iterable[list[tuple[Any, ...]]]) -> History:
+    """The history of all processes. What is in doubt is decided: see above."""
+    history, sure, doubtful = History(), [], []
+    for records in logs:
+        _read(records, history.calls, sure, doubtful)
+    taken = {commit.number for commit in sure if commit.wrote}
+    last: dict[int, Commit] = {}
+    for commit in sorted(doubtful, key=lambda commit: commit.inside):
+        if commit.wrote and commit.number not in taken:
+            last[commit.number] = commit  # Of several that died with the same number, the last one inside did commit.
+    history.doubtful = len(last)
+    history.commits = sorted([*sure, *last.values()], key=lambda commit: (commit.number, commit.wrote, commit.inside))
+    for position, commit in enumerate(history.commits):
+        commit.position = position
+    history.calls.sort(key=lambda call: call.begin)
+    return history
+
+
+def _read(records: list[tuple[Any, ...]], calls: list[Call], sure: list[Commit], doubtful: list[Commit]) -> None:
+    mine: dict[int, Call] = {}
+    current: Call | None = None
+    pending: Commit | None = None
+    for kind, *rest in records:
+        if kind == "call":
+            number, session, thing, name, method, args, begin = rest
+            current = mine[number] = Call(session, thing, name, method, args, begin, number=number)
+            calls.append(current)
+        elif kind == "over":
+            assert current is not None, "a call is over that began"
+            current.result, current.end = rest
+        elif kind == "inside":
+            if pending is not None:
+                doubtful.append(pending)
+            *facts, call = rest
+            pending = Commit(*facts, end=None, call=mine.get(call))
+            if pending.answer not in ("parked", "busy", "yes", "no"):
+                pending.end = pending.inside  # It raised: nothing was written, and nothing is in doubt.
+                sure.append(pending)
+                pending = None
+        else:
+            assert pending is not None, "a commit is done that was inside"
+            (pending.end,) = rest
+            sure.append(pending)
+            pending = None
+    if pending is not None:
+        doubtful.append(pending)

@@ -1,0 +1,193 @@
+"""Running programs, simulated or in real processes, and checking what came of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from checker import calls_of, check, mutex, register, search
+from programs import PLAYERS, Player
+from recorder import Files, History, recorded
+from simulation import PROMPT_NS, Chances, SimHost, Simulation
+
+import guildhall
+from guildhall.primitives import (
+    barrier,
+    counter,
+    event,
+    latch,
+    limiter,
+    queue,
+    semaphore,
+    sessions,
+    variable,
+)
+from guildhall.store.lmdb import LmdbStore
+from guildhall.store.memory import MemoryStore
+
+OF_VALUES = (
+    b"\x01", variable.VARIABLES, variable.MARKS, counter.COUNTERS, queue.QUEUES, queue.ITEMS, event.EVENTS,
+    latch.LATCHES, barrier.BARRIERS, semaphore.SEMAPHORES, limiter.LIMITS, limiter.LOGS,
+)  # fmt: skip
+"""Regions of the store in which something stays when all processes are gone; in all others nothing does."""
+NAME = "it"
+PROGRAMS = 10_000
+"""How many random programs the tests run, of all kinds together."""
+
+
+def left_behind(txn: Any) -> list[bytes]:
+    """What dead processes left in the store."""
+    return [key for key, _ in txn.scan(b"") if not key.startswith(OF_VALUES)]
+
+
+# -- simulated --------------------------------------------------------------------------------------------------------
+
+
+def simulated(kind: str, seed: int, store: LmdbStore | None = None, *, is_cross_checked: bool = False) -> History:
+    """Run one random program and check its history. Everything in it follows from the kind and the seed."""
+    dice = random.Random(f"{kind} {seed}")
+    player = PLAYERS[kind]
+    terms = player.draw(dice)
+    name = NAME if store is None else f"{NAME} {seed} {time.monotonic_ns()}"
+    used: Any = MemoryStore() if store is None else store
+    chances = Chances(0.3, dice.choice((0, 0.003, 0.02)), dice.choice((0, 0.05)))
+    sim = Simulation(dice.randrange(1 << 30), used, chances)
+    used._ring = sim.ring
+    first = used.revision + 1 if store is None else used.transact(lambda txn: txn.revision)
+    sim.run([_Part(player, name, terms, dice.randrange(2, 6)).play for _ in range(dice.choice((2, 3, 3)))])
+    with sim.afterwards() as life:
+        player(name, life, life.log, sim.dice, terms).audit()
+    history = sim.history()
+    check(history, {(kind, name): player.model(terms)}, first, PROMPT_NS)
+    left = used.read(left_behind)
+    assert not left, f"left behind: {left}"
+    if is_cross_checked:
+        cross_check(kind, terms, history)
+    return history
+
+
+class _Part:
+    """So many steps of one process after the other."""
+
+    def __init__(self, player: type[Player], name: str, terms: dict[str, Any], steps: int) -> None:
+        self._player, self._name, self._terms, self._steps = player, name, terms, steps
+
+    def play(self, life: SimHost) -> None:
+        player = self._player(self._name, life, life.log, life.sim.dice, self._terms)
+        while self._steps > 0:
+            self._steps -= 1
+            player.step()
+
+
+def cross_check(kind: str, terms: dict[str, Any], history: History) -> None:
+    """By search, if it is something that the search knows."""
+    if kind == "variable" and terms["is_plain"]:
+        search(history.calls, register)
+    elif kind == "lock":
+        search([call for call in calls_of(history) if call.method != "locked"], mutex)
+
+
+# -- real -------------------------------------------------------------------------------------------------------------
+
+
+def storm(kind: str, seconds: float, seed: int, directory: Path, processes: int = 4) -> tuple[History, int]:
+    """Let real processes use one thing while they are killed, stopped and made anew; check what they did.
+
+    Returns the history and how many were killed.
+    """
+    dice = random.Random(f"{kind} {seed}")
+    player = PLAYERS[kind]
+    terms = player.draw(dice) | player.in_a_storm
+    logs = directory / "logs"
+    logs.mkdir()
+    with guildhall.open() as hall:
+        first = hall.host.transact(lambda txn: txn.revision)
+        with recorded(hall.host, logs) as files:
+            with _Crowd(hall, files, player, terms, dice, directory / "errors") as crowd:
+                kills = crowd.live(seconds, processes)
+            hall.host.bury_dead()
+            player(NAME, hall, files.log, dice, terms).audit()
+            left = [key for key in hall.host.read(left_behind) if not key.startswith(sessions.SESSIONS)]
+            history = files.history()
+    errors = directory / "errors"
+    assert not errors.exists(), errors.read_text()
+    check(history, {(kind, NAME): player.model(terms)}, first)
+    assert not left, f"left behind: {left}"
+    return history, kills
+
+
+class _Crowd:
+    """Forked processes, and the hand that kills and stops them."""
+
+    def __init__(
+        self, hall: Any, files: Files, player: type[Player], terms: dict[str, Any], dice: random.Random, errors: Path
+    ) -> None:
+        self._hall, self._files, self._player, self._terms = hall, files, player, terms
+        self._dice, self._errors = dice, errors
+        self._pids: list[int] = []
+
+    def __enter__(self) -> _Crowd:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        while self._pids:
+            self._kill(self._pids[0])
+
+    def live(self, seconds: float, processes: int) -> int:
+        """Returns how many were killed."""
+        until, kills = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            while len(self._pids) < processes:
+                self._fork()
+            time.sleep(self._dice.uniform(0.001, 0.03))
+            pid = self._dice.choice(self._pids)
+            if self._dice.random() < 0.5:
+                self._kill(pid)
+                kills += 1
+            else:
+                with stopped(pid):
+                    time.sleep(self._dice.uniform(0.0, 0.02))
+        return kills
+
+    def _fork(self) -> None:
+        seed = self._dice.randrange(1 << 30)
+        pid = os.fork()
+        if pid:
+            self._pids.append(pid)
+            return
+        try:
+            self._play(random.Random(seed))
+        except BaseException:
+            with self._errors.open("a") as file:
+                file.write(traceback.format_exc())
+        finally:
+            os._exit(1)
+
+    def _play(self, dice: random.Random) -> None:
+        player = self._player(NAME, self._hall, self._files.log, dice, self._terms)
+        player.long_s = 0.1
+        while True:
+            player.step()
+            if dice.random() < 0.3:
+                time.sleep(dice.uniform(0, 0.001))
+
+    def _kill(self, pid: int) -> None:
+        self._pids.remove(pid)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

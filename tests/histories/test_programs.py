@@ -1,0 +1,119 @@
+"""Ten thousand random programs, each of up to three processes that a seed lets meet, die and hear Ctrl-C anywhere.
+
+A program that fails is run again by its seed: HISTORY_SEED=4711 pytest tests/histories/test_programs.py -k lock
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import PLAYERS
+from runs import PROGRAMS, simulated
+from simulation import Chances, Simulation
+
+from guildhall import Counter, Event, Lock
+from guildhall.store.lmdb import LmdbStore
+from guildhall.store.memory import MemoryStore
+
+OVER_LMDB = 8
+"""One of so many runs over the embedded store, the others over the store in memory."""
+
+
+def run(kind: str, seed: int, store: LmdbStore | None) -> None:
+    try:
+        simulated(kind, seed, store, is_cross_checked=True)
+    except BaseException as error:
+        again = f"HISTORY_SEED={seed} pytest tests/histories/test_programs.py -k '{kind.split()[-1]}'"
+        raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
+
+
+@pytest.mark.parametrize("kind", PLAYERS)
+def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) -> None:
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    store = LmdbStore(str(tmp_path), in_memory=False)
+    given = os.environ.get("HISTORY_SEED")
+    base = random.randrange(1 << 30) if given is None else int(given)
+    count = PROGRAMS // len(PLAYERS) if given is None else 1
+    try:
+        for seed in range(base, base + count):
+            run(kind, seed, store if seed % OVER_LMDB == 0 else None)
+    finally:
+        store.close()
+
+
+@pytest.mark.chaos
+def test_random_programs_for_minutes(tmp_path: Path) -> None:
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    store = LmdbStore(str(tmp_path), in_memory=False)
+    base, count = random.randrange(1 << 30), int(float(os.environ.get("CHAOS_S", "60")) * 100)
+    for seed in range(base, base + count):
+        run(random.Random(seed).choice(list(PLAYERS)), seed, store if seed % OVER_LMDB == 0 else None)
+    store.close()
+
+
+# -- the simulation itself --------------------------------------------------------------------------------------------
+
+
+def simulation(seed: int, chances: Chances) -> Simulation:
+    store = MemoryStore()
+    sim = Simulation(seed, store, chances)
+    store._ring = sim.ring
+    return sim
+
+
+def test_a_program_is_the_same_whenever_it_runs() -> None:
+    def trail() -> list[str]:
+        history = simulated("condition", 4711)
+        return [f"{call}" for call in history.calls] + [f"{c} {c.inside}" for c in history.commits]
+
+    once = trail()
+    assert len(once) > 20
+    assert trail() == once
+
+
+def test_what_can_go_on_for_ever_is_told_and_not_waited_for() -> None:
+    sim = simulation(1, Chances())
+
+    def wait(life: Any) -> None:
+        Event("e", hall=life).wait()
+
+    with pytest.raises(TimeoutError, match="hangs"):
+        sim.run([wait, wait])
+
+
+def test_an_error_of_a_process_ends_the_program() -> None:
+    sim = simulation(1, Chances())
+
+    def err(life: Any) -> None:
+        Counter("c", hall=life).add(1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sim.run([lambda life: Event("e", hall=life).wait(), err])
+
+
+def test_deaths_come_before_in_and_behind_commits() -> None:
+    """Of a hundred lives that each take a lock and die somewhere, some took it, some did not, and none keeps it."""
+    sim = simulation(3, Chances(0.3, kill=0.05))
+    lives, taken = [], []
+
+    def live(life: Any) -> None:
+        lives.append(life.session)
+        if len(lives) < 100:
+            Lock("l", hall=life).acquire()
+            taken.append(life.session)
+            while True:
+                life.step()
+
+    sim.run([live, live])
+    assert 10 < len(taken) < 95
+    history = sim.history()
+    granted = [c for c in history.commits if c.op == "lock.acquire" and c.answer == "yes"]
+    assert granted
+    assert history.doubtful > 5
+    with sim.afterwards() as life:
+        assert Lock("l", hall=life).acquire(timeout=0)

@@ -1,0 +1,41 @@
+"""Real processes that use one thing at random while they are killed, stopped and made anew: their history is checked.
+
+`CHAOS_S=600 pytest -m chaos tests/histories` lets each kind go on for longer, all together so many seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from programs import PLAYERS
+from runs import storm
+
+SECONDS = 0.6
+
+
+def run(kind: str, seconds: float, directory: Path, processes: int) -> tuple[int, int]:
+    """Returns how many commits there were, and how many kills."""
+    seed = random.randrange(1 << 30)
+    try:
+        history, kills = storm(kind, seconds, seed, directory, processes)
+    except BaseException as error:
+        raise AssertionError(f"storm({kind!r}, {seconds}, {seed}): {error}") from error
+    return len(history.commits), kills
+
+
+@pytest.mark.parametrize("kind", PLAYERS)
+def test_what_killed_and_stopped_processes_do_has_an_order(kind: str, tmp_path: Path) -> None:
+    commits, kills = run(kind, SECONDS, tmp_path, 4)
+    assert commits > 50
+    assert kills > 2
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", PLAYERS)
+def test_what_killed_and_stopped_processes_do_for_minutes_has_an_order(kind: str, tmp_path: Path) -> None:
+    seconds = float(os.environ.get("CHAOS_S", "60")) / len(PLAYERS)
+    commits, kills = run(kind, seconds, tmp_path, 6)
+    print(f"{kind}: {commits} commits and {kills} kills in {seconds:g} s")
