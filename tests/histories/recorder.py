@@ -230,6 +230,10 @@ class Files:
             self._log = Log(lambda record: _append(fd, record))
         return self._log
 
+    def size_bytes(self) -> int:
+        """How much has been written so far."""
+        return sum(path.stat().st_size for path in self._directory.iterdir())
+
     def history(self) -> History:
         """All that happened so far, in processes that ended and in this one."""
         return assemble(_records(path) for path in sorted(self._directory.iterdir()))

@@ -55,7 +55,8 @@ class SimHost(EmbeddedHost):
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
-        self.give_way = None
+        self.give_way = self.nudge = self.run_awaited = None  # No task runs here, and nothing large is let go.
+        self.lend_hand = lambda: None
         self._mark = b"\1"  # It has joined, and is nobody's forked child.
         self.is_dead = False
         self.may_interrupt = False
@@ -259,7 +260,7 @@ class Simulation:
             return
         if self.error is not None:
             raise Killed
-        self.now_ns += self.dice.randrange(200_000)
+        self.now_ns += int(self.dice.random() * 200_000)
         if self.dice.random() < self.chances.switch:
             self._pass(me)
 
@@ -330,10 +331,7 @@ class Simulation:
             life = SimHost(self)
             life.bury_dead()
             yield life
-            life.is_dead = True
-            heir = SimHost(self)
-            heir.bury_dead()
-            heir._commit(sessions.bury, heir._session)
+            life._commit(sessions.bury, life._session, 0, (), deadline.now())
         self.chances = chances
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ OVER_LMDB = 8
 """One of so many runs over the embedded store, the others over the store in memory."""
 
 
-def run(kind: str, seed: int, store: LmdbStore | None) -> None:
+def run(kind: str, seed: int, store: LmdbStore) -> None:
+    is_over_lmdb = random.Random(seed).randrange(OVER_LMDB) == 0
     try:
-        simulated(kind, seed, store, is_cross_checked=True)
+        simulated(kind, seed, store if is_over_lmdb else None, is_cross_checked=True)
     except BaseException as error:
         again = f"HISTORY_SEED={seed} pytest tests/histories/test_programs.py -k '{kind.split()[-1]}'"
         raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
@@ -40,7 +42,7 @@ def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) 
     count = PROGRAMS // len(PLAYERS) if given is None else 1
     try:
         for seed in range(base, base + count):
-            run(kind, seed, store if seed % OVER_LMDB == 0 else None)
+            run(kind, seed, store)
     finally:
         store.close()
 
@@ -49,10 +51,14 @@ def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) 
 def test_random_programs_for_minutes(tmp_path: Path) -> None:
     LmdbStore.create(str(tmp_path), in_memory=False)
     store = LmdbStore(str(tmp_path), in_memory=False)
-    base, count = random.randrange(1 << 30), int(float(os.environ.get("CHAOS_S", "60")) * 100)
-    for seed in range(base, base + count):
-        run(random.Random(seed).choice(list(PLAYERS)), seed, store if seed % OVER_LMDB == 0 else None)
+    until = time.monotonic() + float(os.environ.get("CHAOS_S", "60"))
+    kinds, seed = list(PLAYERS), random.randrange(1 << 30)
+    begin = seed
+    while time.monotonic() < until:
+        run(kinds[seed % len(kinds)], seed, store)
+        seed += 1
     store.close()
+    print(f"{seed - begin} programs")
 
 
 # -- the simulation itself --------------------------------------------------------------------------------------------
@@ -110,7 +116,7 @@ def test_deaths_come_before_in_and_behind_commits() -> None:
                 life.step()
 
     sim.run([live, live])
-    assert 10 < len(taken) < 95
+    assert 5 < len(taken) < 95
     history = sim.history()
     granted = [c for c in history.commits if c.op == "lock.acquire" and c.answer == "yes"]
     assert granted
