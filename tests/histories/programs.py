@@ -621,3 +621,6 @@ PLAYERS: dict[str, type[Player]] = {
         RateLimiterPlayer,
     )
 }  # fmt: skip
+MODELLED = [kind for kind in PLAYERS if kind != QueuePlayer.kind]
+"""Those whose models say all that they do. A queue's knows nothing yet of what comes back from those who died: where it
+stands then, and that it may fill the queue above its bound."""

@@ -277,8 +277,8 @@ def burials(log_of: Callable[[], Log]) -> Iterator[None]:
     plain = sessions.bury
 
     @functools.wraps(plain)
-    def bury(txn: Any, session: int, note: int = 0, estates: Iterable[Any] = (), now: float = 0.0) -> bool:
-        is_buried = plain(txn, session, note, estates, now)
+    def bury(txn: Any, session: int, note: int = 0, estates: Iterable[Any] = (), now: float = 0.0, *rest: Any) -> bool:
+        is_buried = plain(txn, session, note, estates, now, *rest)
         if is_buried:
             log_of().buried = {"session": session, "now": now}
         return is_buried

@@ -23,6 +23,7 @@ from recorder import History, Log, assemble, burials
 
 from guildhall import deadline
 from guildhall.hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
+from guildhall.hosts.marks import Lane
 from guildhall.primitives import sessions
 from guildhall.store.transaction import Waiter
 
@@ -50,6 +51,9 @@ class _Bell:
         self.is_rung = False
 
 
+def _nothing_to_do() -> None: ...
+
+
 class SimHost(EmbeddedHost):
     """One life of a process: a session in the store, as handles need it."""
 
@@ -60,6 +64,12 @@ class SimHost(EmbeddedHost):
         self._mark = b"\1"  # It has joined, and is nobody's forked child.
         self.is_dead = False
         self.may_interrupt = False
+        self.nudge = None
+        self.role = "process"
+        self.lend_hand, self.run_awaited = _nothing_to_do, None
+        self.asleep: dict[int, int] = {}
+        self.once = threading.RLock()
+        self._no_lane = Lane(0, [0], 0, None)
         self.bells: dict[int, _Bell] = {}
         self._numbers = itertools.count(1)
         self.log = Log(sim.log_of_life(), sim.clock)
@@ -135,6 +145,14 @@ class SimHost(EmbeddedHost):
     def follow(self) -> None: ...
 
     def flush(self) -> None: ...
+
+    def errand(self, errand: Any) -> None:
+        """As `defer`."""
+
+    def hurry(self) -> None: ...
+
+    def lane(self) -> Lane:
+        return self._no_lane
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """A finalizer may call this anywhere: it is done by who notices that the session is dead."""

@@ -56,7 +56,7 @@ def forgotten_burial(patch: Patch) -> None:
 def last_comes_first(patch: Patch) -> None:
     def park(txn: Any, place: bytes, waiter: Any, want: bytes = b"") -> Any:
         ticket = pack_int(-txn.revision) + pack_int(waiter.number)
-        txn.put(waiters.LINES + place + ticket, waiters._IN_LINE.pack(waiters.InLine(*waiter, want)))
+        txn.put(waiters.LINES + place + ticket, waiters._IN_LINE.pack(waiters.InLine(*waiter[:3], want)))
         txn.put(waiters._wait_key(*waiter[:2]), waiters._WAIT.pack(waiters.Wait(place, ticket)))
         return waiters.PARKED
 
@@ -66,8 +66,8 @@ def last_comes_first(patch: Patch) -> None:
 def lost_ring(patch: Patch) -> None:
     plain = waiters.unpark
 
-    def unpark(txn: Any, place: bytes, granted: bytes | None = None) -> Any:
-        heir = plain(txn, place, granted)
+    def unpark(txn: Any, *args: Any, **options: Any) -> Any:
+        heir = plain(txn, *args, **options)
         txn.woken.clear()
         return heir
 

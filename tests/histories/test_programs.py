@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import PLAYERS
+from programs import MODELLED, PLAYERS
 from runs import PROGRAMS, simulated
 from simulation import Chances, Simulation
 
@@ -33,7 +33,7 @@ def run(kind: str, seed: int, store: LmdbStore) -> None:
         raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
 
 
-@pytest.mark.parametrize("kind", PLAYERS)
+@pytest.mark.parametrize("kind", MODELLED)
 def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) -> None:
     LmdbStore.create(str(tmp_path), in_memory=False)
     store = LmdbStore(str(tmp_path), in_memory=False)
@@ -52,7 +52,7 @@ def test_random_programs_for_minutes(tmp_path: Path) -> None:
     LmdbStore.create(str(tmp_path), in_memory=False)
     store = LmdbStore(str(tmp_path), in_memory=False)
     until = time.monotonic() + float(os.environ.get("CHAOS_S", "60"))
-    kinds, seed = list(PLAYERS), random.randrange(1 << 30)
+    kinds, seed = list(MODELLED), random.randrange(1 << 30)
     begin = seed
     while time.monotonic() < until:
         run(kinds[seed % len(kinds)], seed, store)

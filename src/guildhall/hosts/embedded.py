@@ -194,8 +194,8 @@ class EmbeddedHost:
             self._is_nudged = True
             self.nudge()
 
-    def _ask_to_flush(self) -> None:
-        if len(self._dropped) > MAX_DROPPED and not self._deferred:
+    def _ask_to_flush(self, limit: int = MAX_DROPPED) -> None:  # A default: at the end of a process globals are gone.
+        if len(self._dropped) > limit and not self._deferred:
             self._deferred.append((_nothing,))
 
     def flush(self) -> None:
