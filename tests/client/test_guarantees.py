@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -196,3 +197,55 @@ def test_a_barrier_that_a_party_left_by_ctrl_c_is_not_broken(hall: Hall) -> None
     with pytest.raises(BrokenBarrier):
         barrier.wait(timeout=0.01)
     assert barrier.broken
+
+
+class Tally:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> int:
+        Event("tally may go on").wait(20)
+        self.count += 1
+        return self.count
+
+
+def test_a_call_of_an_actor_that_nobody_waits_for_any_more_goes_on(client: Client) -> None:
+    tally = client.submit(Tally, actor=True).result(20)
+    first = tally.add()
+    with pytest.raises(guildhall.TimedOut):
+        first.result(timeout=0.05)
+    del first
+    Event("tally may go on").set()
+    assert tally.add().result(20) == 2
+    Event("tally may go on").clear()
+
+
+def test_calls_of_an_executor_begin_in_the_order_of_submission() -> None:
+    with guildhall.Executor(1) as executor:
+        begun = [executor.submit(time.monotonic_ns) for _ in range(500)]
+        assert sorted(moments := [one.result(20) for one in begun]) == moments
+
+
+def test_ctrl_c_in_a_computation_drops_what_has_not_run(client: Client) -> None:
+    dask = pytest.importorskip("dask")
+    ran = Counter("ran")
+
+    @dask.delayed  # type: ignore[untyped-decorator]
+    def work(number: int) -> int:
+        time.sleep(0.02)
+        return Counter("ran").add()
+
+    def press() -> None:
+        assert eventually(lambda: ran.get() > 3, 30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        dask.compute(*(work(n) for n in range(500)), scheduler=client)
+    presser.join()
+    assert eventually(lambda: not any(client.processing().values()), 20)
+    most = ran.get() + 2  # What the two workers were running goes on.
+    assert most < 400
+    time.sleep(0.3)
+    assert ran.get() <= most

@@ -19,7 +19,20 @@ from pathlib import Path
 import pytest
 
 import guildhall
-from guildhall import Counter, Election, Event, Latch, Lock, PriorityQueue, Queue, RateLimiter, Semaphore, Sub, Variable
+from guildhall import (
+    Counter,
+    Election,
+    Event,
+    Latch,
+    Lock,
+    PriorityQueue,
+    Pub,
+    Queue,
+    RateLimiter,
+    Semaphore,
+    Sub,
+    Variable,
+)
 
 WATCH = r"""
 #define _GNU_SOURCE
@@ -159,6 +172,10 @@ def test_what_a_call_returned_survives(cut: Callable[..., Path]) -> None:
     durable = Sub("orders", subscription="billing")
     Pub("orders").put_many("abc")
     RateLimiter("r", 5, per_s=1000).acquire(3)
+    Queue("over").put(1)
+    Queue("over").close()
+    bounded, pattern = Pub("m", maxlen=2, policy="block"), Sub("p.*")
+    Pub("p.1").put("for nobody who is left")
     """)
     with guildhall.open(path, durable=True) as hall:
         assert Variable("v", hall=hall).get(timeout=0) == "last"
@@ -172,6 +189,15 @@ def test_what_a_call_returned_survives(cut: Callable[..., Path]) -> None:
         orders = Sub("orders", subscription="billing", hall=hall)
         assert [orders.get(timeout=0) for _ in range(3)] == ["a", "b", "c"]
         assert RateLimiter("r", 5, per_s=1000, hall=hall).statistics().gone == 3
+        assert not Queue("over", hall=hall).join(timeout=0)
+        assert list(Queue("over", hall=hall)) == [1], "closed, and what was in it is given out"
+        bounded = Sub("m", hall=hall)
+        Pub("m", hall=hall).put_many([1, 2])
+        with pytest.raises(guildhall.TimedOut):
+            Pub("m", hall=hall).put(3, timeout=0)
+        assert bounded.get(timeout=0) == 1
+        assert Pub("p.1", hall=hall).statistics().subscribers == 0
+        assert Pub("p.1", hall=hall).statistics().kept == 0
 
 
 def test_large_values_survive_whole(cut: Callable[..., Path]) -> None:
