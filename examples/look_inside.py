@@ -1,4 +1,7 @@
-"""Who holds what, and who waits for it: a hall, looked into from another process that joins nothing."""
+"""Who holds what, and who waits for it: a hall, looked into from another process that joins nothing.
+
+Run it with `python examples/look_inside.py`. It checks itself.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,17 @@ def main() -> None:
         (holder,), (waiter,) = printer.statistics.holders, printer.statistics.waiting
         print(f"process {holder.pid} holds the printer, process {waiter.pid} waits for it")
         print("tasks:", seen.tasks.by_state["running"], "running")
-        for command in (["locks", "--waiting"], ["queue", "peek", "pages"]):
+        assert seen.tasks.by_state["running"] == 2
+        for command, part in (
+            (["locks", "--waiting"], "lock  printer  waits"),
+            (["queue", "peek", "pages"], "0  'cover'"),
+        ):
+            told = subprocess.check_output(
+                [sys.executable, "-m", "guildhall", *command, "--hall", hall.path], text=True
+            )
             print("$ guildhall", *command)
-            subprocess.run([sys.executable, "-m", "guildhall", *command, "--hall", hall.path], check=True)
+            print(told)
+            assert part in told
         Event("all was seen").set()
         client.gather(tasks)
 

@@ -1,4 +1,4 @@
-"""What the pages and the examples show runs: each page as one script, from top to bottom."""
+"""What the pages show runs: each page as one script, from top to bottom."""
 
 from __future__ import annotations
 
@@ -22,10 +22,3 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     assert blocks, "no code found on the page"
     out, err = (running := script("\n".join(blocks), tmp_path)).communicate(timeout=200)
     assert running.returncode == 0, out + err
-
-
-def test_the_example_runs(tmp_path: Path) -> None:
-    text = (ROOT / "examples" / "ecosystem.py").read_text()
-    out, err = (running := script(text, tmp_path)).communicate(timeout=200)
-    assert running.returncode == 0, out + err
-    assert out.splitlines()[-1] == "all is well"

@@ -126,7 +126,7 @@ def __getattr__(name: str) -> Any:
 
 
 # -- joblib -----------------------------------------------------------------------------------------------------------
-# Its backends are chosen by name, and it has no other way to learn ours (docs/decisions/0010-joblib-by-name.md).
+# Its backends are chosen by name, and it has no other way to learn ours (docs/decisions/0008-joblib-by-name.md).
 
 
 def _joblib_backend(**options: Any) -> Any:

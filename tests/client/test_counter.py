@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-import os
 import pickle
 import random
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import Child, eventually
 
 from guildhall import Client, Counter, Hall, aio
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
@@ -147,9 +141,3 @@ def test_the_same_with_await(hall: Hall) -> None:
         return await c.reset()
 
     assert asyncio.run(main()) == 5
-
-
-@pytest.mark.parametrize("name", ["variable.py", "counter.py"])
-def test_the_example_runs_and_checks_itself(name: str) -> None:
-    ran = subprocess.run([sys.executable, EXAMPLES / name], env=dict(os.environ), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -6,8 +6,6 @@ import asyncio
 import mmap
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
-from faults import SRC, Child, eventually
+from faults import Child, eventually
 from test_ctrl_c import records
 
 import guildhall
@@ -558,13 +556,6 @@ def test_a_forked_child_of_a_task_is_not_the_task(client: Client) -> None:
     Variable("parent").set(future)
     assert future.result(20) == "ended"
     Variable("parent").delete()
-
-
-def test_the_example_runs() -> None:
-    example = SRC.parent / "examples" / "deadlocks.py"
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "deadlocks: all as said" in done.stdout
 
 
 # -- coroutines -------------------------------------------------------------------------------------------------------

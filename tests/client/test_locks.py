@@ -9,8 +9,6 @@ import pickle
 import queue as std
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from faults import SRC, Child, eventually
+from faults import Child, eventually
 from test_ctrl_c import pestered, records
 
 import guildhall
@@ -855,13 +853,6 @@ def test_what_makes_no_sense_is_refused_by_name(hall: Hall, make: Callable[[], A
     with pytest.raises(ValueError, match=words):
         make()
     assert is_clean(hall)
-
-
-def test_the_example_runs_and_finds_all_as_said() -> None:
-    example = SRC.parent / "examples" / "locks.py"
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("locks: all as said\n")
 
 
 def test_errors_survive_pickling() -> None:

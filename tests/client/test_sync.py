@@ -7,13 +7,10 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -780,13 +777,3 @@ def test_a_wait_of_two_threads_that_share_a_condition_comes_back_with_its_own_lo
     assert [call.result() for call in calls] == [True] * 4
     assert not changed.locked()
     assert left_behind(hall) == 0
-
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.mark.parametrize("name", ["barrier", "latch", "condition", "election", "rate_limiter"])
-def test_the_example_runs_and_checks_itself(name: str) -> None:
-    ran = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout

@@ -8,14 +8,11 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -461,12 +458,6 @@ def test_what_makes_no_sense_is_refused(hall: Hall, error: type[Exception], make
     with pytest.raises(error, match=r"topic|timeout|iterable"):
         make()
     assert count(hall, CURSORS, SUBSCRIBED, topic.MESSAGES) == 0
-
-
-def test_the_example_runs() -> None:
-    example = Path(__file__).parents[2] / "examples" / "pubsub.py"
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # -- asyncio ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from commands import GUILDHALL, environment, refused, run, started
-from faults import SRC, eventually, script
+from faults import eventually, script
 
 import guildhall
 from guildhall import Client, Event, Lock, Pub, Queue, Variable
@@ -507,12 +507,3 @@ def test_tail_of_a_client_leaves_nothing_behind(client: Client) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert not os.path.exists(path)
-
-
-def test_the_example_runs() -> None:
-    example = SRC.parent / "examples" / "look_inside.py"
-    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=60, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"lock  printer  waits", done.stdout)
-    assert "2 running" in done.stdout
-    assert "0  'cover'" in done.stdout

@@ -97,8 +97,10 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
     """The hall of that name ("jobs": in shared memory) or at that path ("./state": on disk); made if it is not there.
 
     A `pathlib.Path` is always a path. None opens a private hall, gone with its last member. `durable=True`, of a hall
-    at a path: every commit is on disk before the call returns. Raises HallRefused for a directory that is not safe to
-    use, StoreFull when there is no room.
+    at a path: every commit is on disk before the call returns, large values too, so a loss of power takes nothing that
+    a call returned. Every process that writes has to open it so: one that does not may leave the store torn.
+
+    Raises HallRefused for a directory that is not safe to use, StoreFull when there is no room.
     """
     is_path = _is_path(name)
     if durable and not is_path:

@@ -69,7 +69,8 @@ class EmbeddedHost:
         self.directory = directory
         self.is_private = is_private
         self.role = role
-        self._durable = durable
+        self.is_durable = durable
+        """Whether what a call returned is to be on disk."""
         self._estates = tuple(estates)
         self.opens = 1
         self._deferred: deque[Iterable[Any]] = deque()
@@ -135,7 +136,7 @@ class EmbeddedHost:
 
     def make_durable(self) -> None:
         """From now on every commit of this process is on disk before the call returns."""
-        self._durable = True
+        self.is_durable = True
         if self._store is not None:
             self._store.make_durable()
 
@@ -143,7 +144,7 @@ class EmbeddedHost:
         return LmdbStore(
             self.directory,
             in_memory=is_in_memory(self.directory),
-            durable=self._durable,
+            durable=self.is_durable,
             ring=lambda waiter: self._ringer.ring(waiter),  # A forked child has a ringer of its own.
             remove=self.remove_blob,
             errands=self._deferred,
@@ -613,6 +614,33 @@ def _make(directory: str) -> None:
         _erase(aside)
 
 
+def _lay_on_disk(directory: str) -> None:
+    """What makes the hall, and what was written when nobody asked for durability, is on disk from now on.
+
+    `lock.mdb` and `members` mean nothing after a start of the machine; and closing them here would drop our locks.
+    """
+    blobs = os.path.join(directory, "blobs")
+    for name in ("guard", "namespace", "ballast", "data.mdb", *(f"blobs/{blob}" for blob in os.listdir(blobs))):
+        with suppress(FileNotFoundError):  # A ballast that was given up, a blob that went meanwhile.
+            synchronize(os.path.join(directory, name))
+    for made in (os.path.join(directory, "bells"), blobs, directory):
+        synchronize(made)
+    above = os.path.dirname(directory)
+    while above != os.path.dirname(above):
+        with suppress(PermissionError):  # Others' directories were there before.
+            synchronize(above)
+        above = os.path.dirname(above)
+
+
+def synchronize(path: str) -> None:
+    """See that a file, or what is in a directory, is on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
@@ -641,6 +669,8 @@ def open_hall(
             os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
             _make(directory)
         check(directory)
+        if durable:
+            _lay_on_disk(directory)
         with _hosts_gate:
             key = key_of(directory)
             host = _hosts.get(key)

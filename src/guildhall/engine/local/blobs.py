@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ...errors import HallDamaged, StoreFull
-from ...hosts.embedded import EmbeddedHost
+from ...hosts.embedded import EmbeddedHost, synchronize
 from . import hugepages, mapping
 
 ALIGN = 64
@@ -26,7 +26,8 @@ def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pick
 
     The name says who writes it and for which object: so whoever buries a writer finds what it left unfinished. When
     the hall has no room, the blob is a link to a file in the temporary directory. The link is there before the file
-    is: so whoever removes the hall finds every file that belongs to it.
+    is: so whoever removes the hall finds every file that belongs to it. In a durable hall it is on disk before this
+    returns, and never elsewhere: a temporary directory may be empty when the machine starts again.
     """
     host.settle()  # Room first: what was let go may be as large.
     from . import spilling  # Which a worker without large values does not need.
@@ -36,15 +37,19 @@ def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pick
     name = f"{host.session}-{next(_numbers)}-{oid.hex()}"
     path = host.blob_path(name)
     spill = spilling.place()
-    for place in (path, spill):
+    for place in (path,) if host.is_durable else (path, spill):
         try:
             if place is spill:
                 os.symlink(spill, path)
             fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 _fill(fd, parts)
+                if host.is_durable:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
+            if host.is_durable:
+                synchronize(os.path.dirname(path))
             return BLOB + msgspec.msgpack.encode((name, [part.nbytes for part in parts])), name
         except BaseException as error:
             host.remove_blob(name)
