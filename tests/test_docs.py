@@ -1,4 +1,4 @@
-"""What the pages say of the repository is so: links lead somewhere, tests that they name are there, nothing is left out."""
+"""What the pages say of the repository is so: links lead somewhere, tests that they name are there."""
 
 from __future__ import annotations
 
