@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import mmap
 import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -772,6 +774,29 @@ def test_who_waits_for_one_that_runs_is_let_be(hall: Hall) -> None:
             return "went on"
 
     assert threads(hold, wait) == ["went on", "went on"]
+
+
+def test_what_a_long_wait_looked_at_is_let_go_at_its_end(hall: Hall) -> None:
+    class Thing:
+        pass
+
+    things: list[weakref.ref[Thing]] = []
+
+    def wait() -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        Lock("a").acquire()
+
+    leased = Lock("a", lease_s=1.3)
+    leased.acquire()
+    gc.collect()
+    gc.disable()
+    try:
+        wait()  # Long enough to look again.
+        assert things[0]() is None
+    finally:
+        gc.enable()
+    hall.host.transact(lambda txn: [txn.delete(key) for region in _HELD for key, _ in txn.scan(region)])
 
 
 def test_a_killed_holder_opens_the_circle(hall: Hall) -> None:

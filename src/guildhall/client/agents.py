@@ -98,6 +98,7 @@ def of_thread(
     frames = set(_stack(sys._getframe(1)))
     runs = _running(host, ident)
     stacks = sys._current_frames() if sees_joins else {}
+    stacks.pop(ident, None)  # This very frame, which would hold itself, and with it all that its callers hold.
     for other in _joining(ident, stacks):
         frames.update(_stack(stacks[other]))
         runs += _running(host, other)
