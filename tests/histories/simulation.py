@@ -254,8 +254,10 @@ class Simulation:
                 finally:
                     if life is not None:
                         self.kill(life)
-        except BaseException as error:
+        except Exception as error:
             self.error = self.error or error
+        except BaseException as error:  # A Ctrl-C that left its call must not look like one of our own.
+            self.error = self.error or RuntimeError(f"{type(error).__name__} came out of a process")
         self._processes.remove(process)
         if self._processes:
             self._hand_on(self._next())

@@ -28,7 +28,7 @@ def run(kind: str, seed: int, store: LmdbStore) -> None:
     is_over_lmdb = random.Random(seed).randrange(OVER_LMDB) == 0
     try:
         simulated(kind, seed, store if is_over_lmdb else None, is_cross_checked=True)
-    except BaseException as error:
+    except Exception as error:
         again = f"HISTORY_SEED={seed} pytest tests/histories/test_programs.py -k '{kind.split()[-1]}'"
         raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
 

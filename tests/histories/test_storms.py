@@ -21,7 +21,7 @@ def run(kind: str, seconds: float, directory: Path, processes: int) -> tuple[int
     seed = random.randrange(1 << 30)
     try:
         history, kills = storm(kind, seconds, seed, directory, processes)
-    except BaseException as error:
+    except Exception as error:
         raise AssertionError(f"storm({kind!r}, {seconds}, {seed}): {error}") from error
     return len(history.commits), kills
 
