@@ -1,4 +1,4 @@
-"""What the pages say of the repository is so: links lead somewhere, tests that they name are there."""
+"""What the pages say about the repository is so: links lead somewhere, tests that they name are there."""
 
 from __future__ import annotations
 
@@ -139,3 +139,12 @@ def test_the_architecture_names_every_module() -> None:
     for folder in package.iterdir():
         if folder.is_dir() and folder.name != "__pycache__":
             assert f"`{folder.name}`" in guildhall.__doc__, f"the package's docstring does not name {folder.name}"
+
+
+def test_what_from_dask_says_is_not_there_is_not_there() -> None:
+    text = (DOCS / "how-to" / "from-dask.md").read_text().partition("## Not there")[2]
+    client, package = text.partition("- Of the package")[::2]
+    absent = re.findall(r"`(\w+)`", client.partition("To look inside")[0])
+    assert len(absent) > 30
+    assert [name for name in absent if hasattr(guildhall.Client, name)] == []
+    assert [name for name in re.findall(r"`(\w+)`", package) if name in guildhall.__all__] == []

@@ -7,9 +7,10 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
-from faults import eventually
+from faults import eventually, script
 
 from guildhall import (
     Client,
@@ -155,3 +156,18 @@ def test_a_large_function_goes_with_its_task(client: Client) -> None:
         assert client.submit(lambda array=array: int(array[-1])).result() == number
     assert soon_empty(client)
     assert eventually(lambda: pages() - before < 200_000), "of 400 MB"
+
+
+def test_futures_that_outlive_the_interpreter_say_nothing(tmp_path: Path) -> None:
+    """They are let go when the globals of modules are gone: as those that a script keeps in a circle are."""
+    lines = """
+import dask.array as da
+import guildhall
+
+client = guildhall.Client(n_workers=2)
+kept = client.persist(da.ones((100, 1000), chunks=50))
+assert kept.sum().compute(scheduler=client) == 100_000
+print("done")
+"""
+    out, err = script(lines, tmp_path).communicate(timeout=60)
+    assert (out, err) == ("done\n", "")

@@ -195,8 +195,8 @@ class EmbeddedHost:
             self._is_nudged = True
             self.nudge()
 
-    def _ask_to_flush(self, limit: int = MAX_DROPPED) -> None:  # A default: at the end of a process globals are gone.
-        if len(self._dropped) > limit and not self._deferred:
+    def _ask_to_flush(self, most: int = MAX_DROPPED) -> None:  # A default: as the interpreter ends, globals are None.
+        if len(self._dropped) > most and not self._deferred:
             self._deferred.append((_nothing,))
 
     def flush(self) -> None:
