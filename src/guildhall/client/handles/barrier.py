@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import deadline
 from ...deadline import Timeout
@@ -11,7 +11,9 @@ from ...primitives import barrier
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
-from .statistics import BarrierStatistics
+
+if TYPE_CHECKING:
+    from .statistics import BarrierStatistics
 
 
 class Barrier(Handle):
@@ -111,5 +113,7 @@ class Barrier(Handle):
 
     def statistics(self) -> BarrierStatistics:
         """How many wait, how often all went on, and why it is broken."""
+        from .statistics import BarrierStatistics  # Here: with it come the records of all kinds.
+
         found = self._look()
         return BarrierStatistics(self.name, found.parties, found.waiting, found.trips, found.broken)

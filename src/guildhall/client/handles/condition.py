@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ... import deadline
 from ...deadline import Timeout, now
@@ -19,7 +19,9 @@ from .handle import Handle, whole
 from .held import give_up
 from .lock import Lock
 from .rlock import RLock
-from .statistics import ConditionStatistics
+
+if TYPE_CHECKING:
+    from .statistics import ConditionStatistics
 
 T = TypeVar("T")
 
@@ -201,5 +203,7 @@ class Condition(Handle):
 
     def statistics(self) -> ConditionStatistics:
         """How many wait to be notified."""
+        from .statistics import ConditionStatistics  # Here: with it come the records of all kinds.
+
         waiting = len(self._host.read(waiters.line, condition.CONDITIONS + self._key))
         return ConditionStatistics(self.name, self.lock.name, self.lock.locked(), waiting)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import WrongType
 from ...hosts import current
 from ...primitives import counter
 from ..hall import host_of
 from .handle import Handle
-from .statistics import CounterStatistics, of_counter
+
+if TYPE_CHECKING:
+    from .statistics import CounterStatistics
 
 
 class Counter(Handle):
@@ -57,4 +59,6 @@ class Counter(Handle):
 
     def statistics(self) -> CounterStatistics:
         """What it is like now."""
+        from .statistics import of_counter  # Here: with it come the records of all kinds.
+
         return self._host.read(of_counter, self.name, self._key)

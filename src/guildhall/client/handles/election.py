@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -20,7 +20,9 @@ from ..drive import LATE, Flow
 from .handle import Handle
 from .held import _attempts, attempt_of, give_up
 from .lock import _handles
-from .statistics import ElectionStatistics, of_election
+
+if TYPE_CHECKING:
+    from .statistics import ElectionStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ class Election(Handle):
 
     def statistics(self) -> ElectionStatistics:
         """Who leads, and how many would."""
+        from .statistics import of_election  # Here: with it come the records of all kinds.
+
         return self._host.read(of_election, self.name, self._key)
 
     def __enter__(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ... import deadline
 from ...deadline import Timeout
 from ...hosts.embedded import EmbeddedHost
@@ -9,7 +11,9 @@ from ...primitives import event, waiters
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle
-from .statistics import EventStatistics, of_event
+
+if TYPE_CHECKING:
+    from .statistics import EventStatistics
 
 
 class Event(Handle):
@@ -37,6 +41,8 @@ class Event(Handle):
 
     def statistics(self) -> EventStatistics:
         """The flag and who waits for it, now."""
+        from .statistics import of_event  # Here: with it come the records of all kinds.
+
         return self._host.read(of_event, self.name, self._key)
 
     def wait(self, timeout: Timeout = None) -> bool:

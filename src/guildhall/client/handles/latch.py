@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import deadline
 from ...deadline import Timeout
@@ -11,7 +11,9 @@ from ...primitives import latch, waiters
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
-from .statistics import LatchStatistics
+
+if TYPE_CHECKING:
+    from .statistics import LatchStatistics
 
 
 class Latch(Handle):
@@ -65,6 +67,7 @@ class Latch(Handle):
 
     def statistics(self) -> LatchStatistics:
         """What is left, and how many wait."""
+        from .statistics import LatchStatistics  # Here: with it come the records of all kinds.
 
         def look(txn: Any) -> LatchStatistics:
             found = latch.look(txn, self._key, self._count)

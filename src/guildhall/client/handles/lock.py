@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from sys import _getframe
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout, now
@@ -23,7 +23,9 @@ from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
 from .held import _attempts, attempt_of, give_up, patience_s
-from .statistics import Statistics, of_lock
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 _handles = itertools.count(1)
 
@@ -216,6 +218,8 @@ class Lock(Handle):
 
     def statistics(self) -> Statistics:
         """Who holds it and who waits, now."""
+        from .statistics import of_lock  # Here: with it come the records of all kinds.
+
         return self._host.read(of_lock, self.name, self._key)
 
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:

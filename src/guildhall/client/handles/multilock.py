@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from sys import _getframe
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -19,7 +19,9 @@ from ...store.transaction import Waiter
 from ..agents import entered
 from ..hall import host_of, packed
 from .held import Held, give_up, patience_s
-from .statistics import Statistics, of_multilock
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 
 class MultiLock(Held):
@@ -152,6 +154,8 @@ class MultiLock(Held):
 
     def statistics(self) -> Statistics:
         """Who holds any of the names and who waits for any, now."""
+        from .statistics import of_multilock  # Here: with it come the records of all kinds.
+
         return self._host.read(of_multilock, tuple(self.names), self._keys)
 
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:

@@ -9,7 +9,7 @@ import pickle
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import deadline
 from ...deadline import Timeout
@@ -27,7 +27,9 @@ from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
-from .statistics import QueueStatistics
+
+if TYPE_CHECKING:
+    from .statistics import QueueStatistics
 
 _wall = deadline.wall
 _attempts = itertools.count(1)
@@ -457,6 +459,8 @@ class Queue(Handle):
 
     def statistics(self) -> QueueStatistics:
         """The queue in numbers."""
+        from .statistics import QueueStatistics  # Here: with it come the records of all kinds.
+
         self._ripen_all()
         return QueueStatistics(self.name, *self._host.read(queue.statistics, self._key, self.maxsize))
 

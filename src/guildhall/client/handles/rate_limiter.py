@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -14,7 +14,9 @@ from ...store.transaction import Waiter
 from .. import drive
 from ..drive import LATE, Flow
 from .handle import Handle, whole
-from .statistics import RateLimiterStatistics
+
+if TYPE_CHECKING:
+    from .statistics import RateLimiterStatistics
 
 MAX_RATE = 10**9
 
@@ -108,6 +110,7 @@ class RateLimiter(Handle):
 
     def statistics(self) -> RateLimiterStatistics:
         """The terms, and how many units went and are waited for."""
+        from .statistics import RateLimiterStatistics  # Here: with it come the records of all kinds.
 
         def look(txn: Any) -> RateLimiterStatistics:
             found = limiter.look(txn, self._key, self._terms, _moment())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -15,7 +15,9 @@ from ...store.transaction import Waiter
 from ..agents import thread_number
 from ..hall import host_of
 from .held import Held, attempt_of, give_up, patience_s
-from .statistics import Statistics, of_rlock
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 
 class RLock(Held):
@@ -135,6 +137,8 @@ class RLock(Held):
 
     def statistics(self) -> Statistics:
         """Who holds it and who waits, now."""
+        from .statistics import of_rlock  # Here: with it come the records of all kinds.
+
         return self._host.read(of_rlock, self.name, self._key)
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from sys import _getframe
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import deadline
 from ...deadline import Timeout
@@ -15,7 +15,9 @@ from ...primitives.rwlock import READ, WRITE
 from ...store.transaction import Waiter
 from ..agents import entered
 from .held import Leasing, give_up, patience_s
-from .statistics import Statistics, of_rwlock
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 
 class RWLock(Leasing):
@@ -94,6 +96,8 @@ class RWLock(Leasing):
 
     def statistics(self) -> Statistics:
         """Who reads or writes and who waits, now."""
+        from .statistics import of_rwlock  # Here: with it come the records of all kinds.
+
         return self._host.read(of_rwlock, self.name, self._key)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from sys import _getframe
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -17,7 +17,9 @@ from ...store.transaction import Waiter
 from ..agents import entered, forget
 from ..drive import Flow
 from .held import Leasing, give_up, patience_s
-from .statistics import Statistics, of_semaphore
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 
 class Semaphore(Leasing):
@@ -96,6 +98,8 @@ class Semaphore(Leasing):
 
     def statistics(self) -> Statistics:
         """Who holds leases and who waits, now."""
+        from .statistics import of_semaphore  # Here: with it come the records of all kinds.
+
         return self._host.read(of_semaphore, self.name, self._key)
 
     def holds(self, host: EmbeddedHost) -> Iterable[Hold]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import repeat
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
@@ -26,7 +26,9 @@ from .. import drive
 from ..drive import LATE, Flow
 from ..hall import host_of, packed
 from .handle import Handle
-from .statistics import TopicStatistics, of_figures
+
+if TYPE_CHECKING:
+    from .statistics import TopicStatistics
 
 Start = int | str | timedelta | None
 Entry = tuple[int, bytes | None, bytes | None]
@@ -150,6 +152,8 @@ class Pub(Handle):
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment."""
+        from .statistics import of_figures  # Here: with it come the records of all kinds.
+
         return of_figures(self.name, self._host.read(topic.figures, self._key))
 
 
@@ -517,6 +521,8 @@ class Sub(Handle):
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment, and how many messages this subscription has before it."""
+        from .statistics import of_figures  # Here: with it come the records of all kinds.
+
         host = self._opened()
         unread = host.read(subscription.unread, self._key, self._id)
         lag = unread + sum(message is not None for _, message, _ in list(self._fetched))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import deadline
 from ...deadline import Timeout
@@ -15,8 +15,10 @@ from .. import drive
 from ..hall import host_of
 from .cell import Cell, Now
 from .change import Change
-from .statistics import VariableStatistics, of_variable
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .statistics import VariableStatistics
 
 ANY: Any = object()
 """Not given: no value equals it."""
@@ -161,4 +163,6 @@ class Variable(Cell):
 
     def statistics(self) -> VariableStatistics:
         """What it is like now, without waiting."""
+        from .statistics import of_variable  # Here: with it come the records of all kinds.
+
         return self._host.read(of_variable, self.name, self._key)
