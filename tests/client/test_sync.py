@@ -36,7 +36,7 @@ from guildhall import (
     Variable,
     aio,
 )
-from guildhall.client.handles.rate_limiter import RateLimiterStatistics
+from guildhall.client.handles.statistics import RateLimiterStatistics
 from guildhall.hosts import current
 from guildhall.primitives.condition import NOTIFIED
 
