@@ -17,7 +17,6 @@ import pytest
 from faults import Child, eventually
 from test_ctrl_c import interrupted, pestered, records
 
-import guildhall
 from guildhall import (
     Barrier,
     BrokenBarrier,
@@ -36,7 +35,7 @@ from guildhall import (
     Variable,
     aio,
 )
-from guildhall.client.handles.statistics import RateLimiterStatistics
+from guildhall.client.handles.statistics import LatchStatistics, RateLimiterStatistics
 from guildhall.hosts import current
 from guildhall.primitives.condition import NOTIFIED
 
@@ -241,7 +240,7 @@ def test_a_latch_is_counted_down_by_processes_that_come_and_go(hall: Hall) -> No
         assert Child(latch.count_down).result() == left
     assert [child.result() for child in waiters] == [True, True]
     assert latch.wait(0)
-    assert latch.statistics() == guildhall.client.handles.latch.LatchStatistics("l", 4, 0, 0)
+    assert latch.statistics() == LatchStatistics("l", 4, 0, 0)
 
 
 def test_the_next_candidate_leads_when_the_leader_is_killed_and_terms_grow(hall: Hall) -> None:
