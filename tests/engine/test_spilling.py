@@ -92,7 +92,7 @@ def test_values_that_come_and_go_while_they_are_moved_leave_nothing(client: Clie
 
     children = [Child(churn, seed) for seed in range(2)] + [Child(mover) for _ in range(2)]
     results = [child.result() for child in children]
-    assert sum(results[2:]) > 20
+    assert sum(results[2:]) > 0
     for number in range(4):
         Variable(f"v{number}", client=client).delete()
     assert eventually(lambda: not os.listdir(client.host.blob_path("")), 10)

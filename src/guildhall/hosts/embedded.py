@@ -346,6 +346,8 @@ class EmbeddedHost:
             for s in self.read(sessions.everybody)
             if s.number != self.session and not self._members.is_alive(s.number)
         ]
+        if dead:
+            sessions.prepare()
         if dead and self._store is not None:
             self._store.rouse()
             self._store.clear_readers()
@@ -427,6 +429,7 @@ class EmbeddedHost:
         with suppress(OSError, Misuse):
             self.flush()
             self._members.leave(self.session)
+            sessions.prepare()
             self.transact(sessions.bury, self.session, 0, self._estates, deadline.now(), self._marks.words())
         if self._store is not None:
             self._store.close()

@@ -11,25 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from ..store.keys import pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn
-from . import (
-    barrier,
-    condition,
-    delivery,
-    election,
-    limiter,
-    lock,
-    multilock,
-    pool,
-    queue,
-    rlock,
-    rwlock,
-    semaphore,
-    subscription,
-    topic,
-    values,
-    variable,
-    waiters,
-)
 from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
@@ -52,16 +33,6 @@ class Session(Record, tag=1, frozen=True):
 
 
 SESSION = Form(Session)
-
-_LINES: dict[bytes, Callable[[Txn, waiters.Left, float], None]] = {
-    lock.LOCKS: lock.bury_wait,
-    rwlock.RWLOCKS: pool.bury_wait,
-    semaphore.SEMAPHORES: pool.bury_wait,
-    barrier.BARRIERS: barrier.bury_wait,
-    election.ELECTIONS: election.bury_wait,
-    limiter.LIMITS: limiter.bury_wait,
-}
-"""What to do, by the region of the place, when a wait of a dead session is taken out of a line: others may go on."""
 
 
 def number(txn: Txn) -> int:
@@ -92,6 +63,11 @@ def membership(txn: Txn) -> bytes | None:
     return txn.get(MEMBERSHIP)
 
 
+def prepare() -> None:
+    """Load what `bury` needs: all that can be held. A process is at work sooner without that, and may never need it."""
+    from . import burial  # noqa: F401
+
+
 def bury(
     txn: Txn,
     session: int,
@@ -106,24 +82,9 @@ def bury(
     """
     if not txn.delete(SESSIONS + pack_int(session)):
         return False
-    waits = waiters.leave(txn, session)
-    for left in waits:
-        queue.bury(txn, left)
-        topic.bury(txn, left)
-        if (bury_wait := _LINES.get(left.place[:1])) is not None:
-            bury_wait(txn, left, now)
-    delivery.bury(txn, session, marks, waits)
-    condition.bury(txn, session, now)  # Before its locks: who is told stands in line for them.
-    election.bury(txn, session)
-    lock.bury(txn, session, now)
-    rlock.bury(txn, session, now)
-    multilock.bury(txn, session, waits, now)
-    pool.bury(txn, session, now)
-    subscription.bury(txn, session)
-    variable.bury(txn, session)
-    for estate in estates:
-        estate(txn, session, note)
-    values.bury(txn, session)
+    from . import burial  # Loaded by `prepare` before, where that matters: not in a transaction.
+
+    burial.give_back(txn, session, note, estates, now, marks)
     _changed(txn)
     return True
 
