@@ -455,11 +455,11 @@ def test_futures_that_killed_processes_got_and_took_are_let_go(client: Client) -
 
     def child() -> None:
         kept = [queue.get(), queue.take(), *queue.get(batch=1)]
-        queue.put(len(kept))
+        Queue("f held").put(len(kept))
         signal.pause()
 
     one = Child(child)
-    assert eventually(lambda: queue.qsize() == 2)
+    assert Queue("f held").get(timeout=20) == 3
     one.kill()
     host.bury_dead()
     host.settle()
