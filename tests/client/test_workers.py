@@ -98,7 +98,8 @@ def test_restart_cancels_what_is_not_done_and_keeps_the_rest(own: Client, name: 
     done = own.submit(abs, -1)
     assert done.result() == 1
     Variable(name).set(5)
-    running, waiting = own.map(time.sleep, [60, 60]), own.submit(abs, -2)
+    running = own.map(time.sleep, [60, 60])
+    waiting = own.submit(abs, running[0])  # Whoever is free meanwhile cannot run it.
     time.sleep(0.1)
     before = set(own.run(pid).values())
     own.restart(timeout=20)
@@ -342,3 +343,14 @@ def test_what_the_cluster_does_is_told(client: Client, name: str) -> None:
 def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):
         LocalCluster(1, **options)
+
+
+def test_an_argument_of_run_that_cannot_travel_leaves_no_function_behind(client: Client) -> None:
+    array = np.ones(20_000)
+
+    def kept(_: Any) -> int:
+        return array.size
+
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        client.run(kept, threading.Lock())
+    assert eventually(lambda: not os.listdir(client.host.blob_path("")))

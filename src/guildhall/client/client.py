@@ -244,11 +244,11 @@ class Client:
 
     def restart(self, timeout: Timeout = None) -> None:
         """Cancel what is not done and start every worker anew. Results, variables and queues stay. Raises TimedOut."""
+        from . import crew
+
         self.host.transact(tasks.cancel_all)
         before = set(self.host.read(tasks.crew))
         self.cluster.pool.restart()
-        from . import crew
-
         if self.cluster.has_processes:
             crew.await_workers(self.host, self.cluster.n_workers, before, timeout)
 

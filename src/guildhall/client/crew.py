@@ -15,6 +15,7 @@ from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from .cluster import amounts
 from .futures import Future
+from .submission import name_of
 
 LOOK_S = 0.01
 
@@ -84,10 +85,7 @@ def run(host: EmbeddedHost, function: Any, call: Any, workers: Any, wait: bool, 
         raise Misuse(f"run: on_error {on_error!r}: expected 'raise', 'return' or 'ignore'")
     if not callable(function):
         raise WrongType(f"run: expected a function, got {type(function).__name__} {function!r:.60}")
-    name = str(getattr(function, "__name__", type(function).__name__)).encode(errors="backslashreplace").decode()
-    futures = {}
-    for session, one in chosen(host, workers).items():
-        futures[address_of(one)] = _send(host, session, name, function, call)
+    futures = _send(host, chosen(host, workers), function, call)
     if not wait:
         return dict(futures)
     found: dict[str, Any] = {}
@@ -102,17 +100,25 @@ def run(host: EmbeddedHost, function: Any, call: Any, workers: Any, wait: bool, 
     return found
 
 
-def _send(host: EmbeddedHost, session: int, name: str, function: Callable[..., Any], call: Any) -> Future:
-    held: list[bytes] = []
-    code = payload.REFERENCE + payload.place(host, function, f"function {name}")
-    held.append(code[1:])
-    data, uses, placed = payload.inline(host, call, f"an argument of {name}")
-    oid = host.new_object()
+def _send(
+    host: EmbeddedHost, crew: dict[int, WorkerInfo], function: Callable[..., Any], call: Any
+) -> dict[str, Future]:
+    """Ask each of them. What they share, the function and its arguments, is placed once."""
+    name = name_of(function)
+    code = payload.place(host, function, f"function {name}")
+    spent: tuple[bytes, ...] = (code,)
     try:
-        host.transact(inbox.send, session, oid, Recipe(name, code, data), (code[1:], *uses))
-        return Future(host, oid, None, name)
+        data, uses, placed = payload.inline(host, call, f"an argument of {name}")
+        spent += placed
+        recipe = Recipe(name, payload.REFERENCE + code, data)
+        futures = {}
+        for session, one in crew.items():
+            oid = host.new_object()
+            host.transact(inbox.send, session, oid, recipe, (code, *uses))
+            futures[address_of(one)] = Future(host, oid, None, name)
+        return futures
     finally:
-        host.defer(values.release_for, host.session, (*held, *placed))
+        host.defer(values.release_for, host.session, spent)
 
 
 def await_workers(host: EmbeddedHost, n_workers: int, old: set[int], timeout: Timeout) -> None:

@@ -119,6 +119,11 @@ def _check(function: Any, retries: Any, priority: Any) -> str:
             raise WrongType(f"submit: {what}: expected a whole number, got {type(given).__name__} {given!r:.60}")
     if not 0 <= retries < 1 << 31 or not -(1 << 31) <= priority < 1 << 31:
         raise Misuse(f"submit: retries {retries}, priority {priority}: expected retries of 0 or more, both below 2**31")
+    return name_of(function)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The function's name, as plain text."""
     name = getattr(function, "__name__", type(function).__name__)
     return name if isinstance(name, str) and name.isascii() else str(name).encode(errors="backslashreplace").decode()
 

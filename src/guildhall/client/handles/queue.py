@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -282,26 +282,46 @@ class Queue(Handle):
         self, host: EmbeddedHost, lane: Lane, timeout_s: float | None, want: int, answer: Any = None
     ) -> Flow[Light | Batch]:
         """`answer` is that of an attempt made already."""
-        key = self._key
         if answer is None:
             answer = self._try_get(host, lane, want, None)
+
+        def ask(waiter: Waiter | None) -> Any:
+            return self._try_get(host, lane, want, waiter)
+
+        def collect(waiter: Waiter) -> Any:
+            return self._handed(host, lane, queue.collect, waiter)
+
+        return (yield from self._served(host, answer, ask, collect, timeout_s))  # type: ignore[no-any-return]
+
+    def _served(
+        self,
+        host: EmbeddedHost,
+        answer: Any,
+        ask: Callable[[Waiter | None], Any],
+        collect: Callable[[Waiter], Any],
+        timeout_s: float | None,
+    ) -> Flow[Any]:
+        """What a getter or taker is given: `answer`, or if that is BUSY what it comes to by waiting in line.
+
+        Raises TimedOut, and Closed when nothing can come any more.
+        """
         if answer is BUSY and timeout_s == 0:
             answer = LATE
         elif answer is BUSY:
             answer = yield from drive.waiting(
                 host,
-                lambda waiter: self._try_get(host, lane, want, waiter),
-                lambda waiter: self._handed(host, lane, queue.collect, waiter),
-                lambda waiter: host.transact(queue.withdraw_get, key, waiter),
+                ask,
+                collect,
+                lambda waiter: host.transact(queue.withdraw_get, self._key, waiter),
                 timeout_s,
-                leave=lambda waiter: host.transact(queue.leave_get, key, waiter),
+                leave=lambda waiter: host.transact(queue.leave_get, self._key, waiter),
                 due=lambda waiter: self._ripen(host),
             )
         if answer is LATE:
             raise self._late(timeout_s)
         if answer is CLOSED:
             raise self._closed("nothing is left")
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def _ripen(self, host: EmbeddedHost) -> float | None:
         """Let delayed items that are due take their places. In how many seconds the next one is due."""
@@ -370,23 +390,11 @@ class Queue(Handle):
             return host.transact(delivery.take, key, self.maxsize, session, attempt, limit, waiter, _wall())
 
         answer = ask(None)
-        if answer is BUSY and timeout_s == 0:
-            answer = LATE
-        elif answer is BUSY:
-            answer = yield from drive.waiting(
-                host,
-                ask,
-                lambda waiter: host.transact(delivery.collect, key, waiter, attempt, limit),
-                lambda waiter: host.transact(queue.withdraw_get, key, waiter),
-                timeout_s,
-                leave=lambda waiter: host.transact(queue.leave_get, key, waiter),
-                due=lambda waiter: self._ripen(host),
-            )
-        if answer is LATE:
-            raise self._late(timeout_s)
-        if answer is CLOSED:
-            raise self._closed("nothing is left")
-        return answer  # type: ignore[no-any-return]
+
+        def collect(waiter: Waiter) -> Any:
+            return host.transact(delivery.collect, key, waiter, attempt, limit)
+
+        return (yield from self._served(host, answer, ask, collect, timeout_s))  # type: ignore[no-any-return]
 
     def _read(self, host: EmbeddedHost, parcel: Parcel) -> Any:
         try:
