@@ -353,4 +353,5 @@ def test_an_argument_of_run_that_cannot_travel_leaves_no_function_behind(client:
 
     with pytest.raises(TypeError, match="cannot be pickled"):
         client.run(kept, threading.Lock())
+    client.host.settle()
     assert eventually(lambda: not os.listdir(client.host.blob_path("")))
