@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from faults import eventually
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import guildhall
@@ -251,6 +251,7 @@ def test_publishing_moves_the_end_of_a_topic(hall: Hall) -> None:
 names = st.one_of(st.text(max_size=5), st.binary(max_size=5), st.integers(), st.tuples(st.text(max_size=2)))
 
 
+@example([("", b"\xff\xff")], 1)
 @given(st.lists(st.tuples(names, st.binary(max_size=3)), max_size=30), st.integers(1, 5))
 def test_names_are_found_once_each_whatever_stands_behind_them(some: list[tuple[Any, bytes]], limit: int) -> None:
     store = MemoryStore()

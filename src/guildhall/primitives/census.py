@@ -25,15 +25,20 @@ def names(txn: Txn, prefix: bytes, after: bytes, limit: int) -> list[bytes]:
     A name that has many keys is found once.
     """
     found: list[bytes] = []
-    behind = prefix + after + b"\xff" if after else b""
+    behind = prefix + _end(after) if after else b""
     while len(found) < limit:
         pair = next(iter(txn.scan(prefix, after=behind, limit=1)), None)
         if pair is None:
             break
         name = first_name(pair[0][len(prefix) :])
         found.append(name)
-        behind = prefix + name + b"\xff"  # No key goes on like this behind a name.
+        behind = prefix + _end(name)
     return found
+
+
+def _end(name: bytes) -> bytes:
+    """What sorts behind all that begins with the name: a name ends with a zero byte, and none begins with another."""
+    return name[:-1] + b"\x01"
 
 
 def each(txn: Txn, of: Callable[[Txn, Any, bytes], Any], some: Iterable[bytes]) -> list[Any]:
