@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +58,33 @@ def _ours(home: str) -> Iterator[psutil.Process]:
             mine = process.pid != os.getpid() and process.environ().get("GUILDHALL_HOME", "").startswith(home)
             if process.status() != psutil.STATUS_ZOMBIE and (process in children or mine):
                 yield process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked `alone` has no other thread in its process: the runner's own one would be one that might act."""
+    if pyfuncitem.get_closest_marker("alone") is None or len(sys._current_frames()) == 1:
+        return None
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        told = "the process ended by itself"
+        try:
+            arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+            pyfuncitem.obj(**arguments)
+            told = ""
+        except BaseException:
+            told = traceback.format_exc()
+        finally:
+            os.write(writing, told.encode()[-60_000:])
+            os._exit(0 if not told else 1)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        pytest.fail(f"in a process of its own, which ended with {code}:\n{told}", pytrace=False)
+    return True
 
 
 @pytest.fixture(scope="module")

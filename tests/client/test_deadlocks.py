@@ -122,6 +122,7 @@ def crossing(mine: Any, next_up: Any, meet: Callable[[], Any]) -> str:
             return "went on"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", PAIRS)
 def test_of_threads_that_cross_one_is_told_and_the_others_go_on(hall: Hall, kind: str) -> None:
     made = PAIRS[kind]
@@ -144,6 +145,7 @@ def test_of_threads_that_cross_one_is_told_and_the_others_go_on(hall: Hall, kind
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_threads_that_share_the_objects_cross_as_well(hall: Hall) -> None:
     for made in (Lock, Semaphore, RLock):
         one, two = made("one"), made("two")
@@ -185,6 +187,7 @@ def _rounds(gate: Gate, party: int, parties: int, rounds: int, kind: str, seed: 
     return said
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("kind", "parties", "is_plain"),
     [
@@ -209,6 +212,7 @@ def _play(gate: Gate, party: int, parties: int, rounds: int, kind: str, seed: in
     return _rounds(gate, party, parties, rounds, kind, seed, is_plain=is_plain)
 
 
+@pytest.mark.alone
 def test_processes_that_only_opened_a_hall_by_name(hall_name: str) -> None:
     gate = Gate(2)
 
@@ -226,6 +230,7 @@ def test_processes_that_only_opened_a_hall_by_name(hall_name: str) -> None:
     assert any("which waits for lock" in outcome for outcome in outcomes)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["lock", "read-write", "semaphore", "multilock"])
 def test_who_takes_the_same_again_waits_for_itself(hall: Hall, kind: str) -> None:
     for is_plain in (False, True):
@@ -248,6 +253,7 @@ def _take_twice(made: Callable[[str], Any], is_plain: bool) -> None:
         held.release()
 
 
+@pytest.mark.alone
 def test_a_reader_that_wants_to_write_and_a_reader_behind_a_writer(hall: Hall) -> None:
     with RWLock("w").read():
         with pytest.raises(DeadlockError, match="to write"):
@@ -263,6 +269,7 @@ def test_a_reader_that_wants_to_write_and_a_reader_behind_a_writer(hall: Hall) -
     assert got == [True]
 
 
+@pytest.mark.alone
 def test_two_readers_that_want_to_write_are_both_told(hall: Hall) -> None:
     gate = Gate(2)
 
@@ -281,6 +288,7 @@ def test_two_readers_that_want_to_write_are_both_told(hall: Hall) -> None:
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_a_circle_through_the_end_of_a_thread_is_found_within_seconds(hall: Hall) -> None:
     found: list[Any] = []
 
@@ -299,6 +307,7 @@ def test_a_circle_through_the_end_of_a_thread_is_found_within_seconds(hall: Hall
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_plain_holds_of_threads_are_stuck_when_no_thread_can_act(hall: Hall) -> None:
     """In a process of its own, for here other threads may run."""
 
@@ -329,6 +338,7 @@ def test_plain_holds_of_threads_are_stuck_when_no_thread_can_act(hall: Hall) -> 
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_a_thread_that_ends_leaves_the_others_in_a_circle(hall: Hall) -> None:
     """Whoever could have released the lock is gone: nobody waits at that moment, and still it is found."""
 
@@ -571,6 +581,7 @@ ASYNC: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ASYNC)
 def test_of_coroutines_that_cross_one_is_told(hall: Hall, kind: str) -> None:
     made = ASYNC[kind]
@@ -597,6 +608,7 @@ def test_of_coroutines_that_cross_one_is_told(hall: Hall, kind: str) -> None:
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_a_coroutine_and_a_thread_cross(hall: Hall) -> None:
     held = {name: threading.Event() for name in "ab"}
 
@@ -630,6 +642,7 @@ def test_a_coroutine_of_a_task_awaits_its_own_task(client: Client) -> None:
     Variable("coroutine").delete()
 
 
+@pytest.mark.alone
 def test_a_timeout_of_asyncio_ends_by_itself(hall: Hall) -> None:
     async def main() -> str:
         async with aio.Lock("a"):
@@ -647,6 +660,7 @@ def test_a_timeout_of_asyncio_ends_by_itself(hall: Hall) -> None:
 # -- waits that must be let be ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_wait_with_a_timeout_ends_by_itself(hall: Hall) -> None:
     def cross(mine: str, next_up: str, meeting: threading.Barrier) -> bool:
         with Lock(mine):
@@ -662,6 +676,7 @@ def test_a_wait_with_a_timeout_ends_by_itself(hall: Hall) -> None:
         assert Lock("c").acquire(blocking=False) is False
 
 
+@pytest.mark.alone
 def test_a_lock_that_another_thread_releases_is_no_circle(hall: Hall) -> None:
     """Whatever is taken by a plain acquire, any thread may give back through the same object."""
     for made in (Lock, Semaphore, lambda name: MultiLock([name])):
@@ -677,6 +692,7 @@ def test_a_lock_that_another_thread_releases_is_no_circle(hall: Hall) -> None:
 _HELD = (b"\x32", multilock.MULTILOCKS, pool.LEASES, b"\x59")
 
 
+@pytest.mark.alone
 def test_a_bounded_pool_of_threads_that_releases_for_the_one_who_submits(hall: Hall) -> None:
     room, done = Semaphore("room", 3), []
 
@@ -710,6 +726,7 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.alone
 def test_a_block_that_another_thread_leaves_is_not_its_enterers(hall: Hall) -> None:
     """Frameworks enter generators in one thread of a pool and leave them in another."""
     block = locked("request")
@@ -737,6 +754,7 @@ def test_a_block_that_another_thread_leaves_is_not_its_enterers(hall: Hall) -> N
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_blocks_of_exit_stacks_leave_no_note(hall: Hall) -> None:
     for made in (Lock, Semaphore, lambda name: RWLock(name).read(), lambda name: MultiLock([name])):
         with ExitStack() as stack:
@@ -747,6 +765,7 @@ def test_blocks_of_exit_stacks_leave_no_note(hall: Hall) -> None:
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_what_anybody_can_bring_is_no_circle(hall: Hall) -> None:
     def consumer() -> str:
         with Lock("a"):
@@ -761,6 +780,7 @@ def test_what_anybody_can_bring_is_no_circle(hall: Hall) -> None:
     assert threads(consumer, producer) == ["item", "went on"]
 
 
+@pytest.mark.alone
 def test_who_waits_for_one_that_runs_is_let_be(hall: Hall) -> None:
     def hold() -> str:
         with Lock("a"):
@@ -776,6 +796,7 @@ def test_who_waits_for_one_that_runs_is_let_be(hall: Hall) -> None:
     assert threads(hold, wait) == ["went on", "went on"]
 
 
+@pytest.mark.alone
 def test_what_a_long_wait_looked_at_is_let_go_at_its_end(hall: Hall) -> None:
     class Thing:
         pass
@@ -829,6 +850,7 @@ def test_a_killed_holder_opens_the_circle(hall: Hall) -> None:
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 def test_members_of_circles_that_are_killed_at_random_moments(hall: Hall) -> None:
     """Whoever is left must go on: granted, or told."""
     seed = random.randrange(1 << 30)
@@ -889,6 +911,7 @@ def _unruly(seed: int, times: int) -> int:
     return told_times
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["threads", "processes"])
 def test_who_keeps_an_order_is_never_told(hall: Hall, where: str) -> None:
     seed = random.randrange(1 << 30)
@@ -900,6 +923,7 @@ def test_who_keeps_an_order_is_never_told(hall: Hall, where: str) -> None:
     assert is_clean(hall)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["threads", "processes"])
 def test_who_keeps_no_order_is_told_at_times_and_never_stuck(hall: Hall, where: str) -> None:
     seed = random.randrange(1 << 30)
