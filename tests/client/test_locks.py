@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from faults import Child, eventually
+from faults import Child, eventually, pressed_everywhere
 from test_ctrl_c import pestered, records
 
 import guildhall
@@ -36,6 +36,7 @@ from guildhall import (
     aio,
 )
 from guildhall.hosts import current
+from guildhall.primitives import lock as lock_ops
 from guildhall.primitives import multilock, pool, waiters
 
 
@@ -52,6 +53,134 @@ def is_clean(hall: Any) -> bool:
     regions = (b"\x32", b"\x54", b"\x55", multilock.MULTILOCKS, multilock.REQUESTED, pool.LEASES)
     left = hall.host.read(lambda txn: [key for region in regions for key, _ in txn.scan(region)])
     return not left and records(hall) == 0
+
+
+# -- the seat before the line -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> Hall:
+    """Who looks does so for as long as it takes, and who lets pass, too."""
+    monkeypatch.setattr(hall.host, "look_s", lambda left_s: 20.0)
+    return hall
+
+
+def test_who_lets_it_go_and_wants_it_again_lets_the_one_in_the_seat_go_first(patient: Hall) -> None:
+    mine, order = Lock("ball"), []
+
+    def take() -> None:
+        with Lock("ball", hall=patient):
+            order.append("other")
+
+    mine.acquire()
+    for _ in range(100):
+        other = threading.Thread(target=take)
+        other.start()
+        assert eventually(lambda: patient.host.seats[mine._seat] > 0)
+        mine.release()
+        mine.acquire()
+        order.append("mine")
+        other.join()
+    mine.release()
+    assert order == ["other", "mine"] * 100
+    assert not any(patient.host.seats)
+    assert is_clean(patient)
+
+
+def test_nobody_stands_in_line_of_two_who_take_turns(patient: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Lock("ball"), Lock("ball")
+    monkeypatch.setattr(patient.host, "relax", one.release)
+    one.acquire()
+    assert other.acquire(timeout=5)
+    assert Lock("ball").statistics().waiting == ()
+    assert other.fencing_token is not None
+    other.release()
+    assert is_clean(patient)
+
+
+def test_a_seat_left_behind_costs_one_look(hall: Hall) -> None:
+    lock = Lock("l")
+    for word in (7, -7):
+        hall.host.seats[lock._seat] = lock._about + 7 if word > 0 else -(lock._about + 7)
+        for _ in range(3):
+            assert lock.acquire(timeout=5)
+            assert not Lock("l").acquire(timeout=0.001)
+            lock.release()
+        with lock:
+            heir = Child(lambda: Lock("l", hall=hall).acquire(timeout=10))
+            assert eventually(lambda: len(lock.statistics().waiting) == 1 or hall.host.seats[lock._seat] > 0)
+        assert heir.result() is True
+    hall.host.bury_dead()  # The heirs ended with it in their hands.
+    assert is_clean(hall)
+
+
+def test_a_word_about_another_lock_does_not_keep_out(patient: Hall) -> None:
+    lock = Lock("l")
+    patient.host.seats[lock._seat] = -(lock._about + (1 << 32) + 5)
+    with lock:
+        assert lock.locked()
+
+
+def test_one_in_the_seat_makes_way_for_a_line_and_gets_it_after(patient: Hall) -> None:
+    held, order = Lock("l"), []
+    held.acquire()
+
+    def come(name: str) -> None:
+        with Lock("l", hall=patient):
+            order.append(name)
+
+    first, second = (threading.Thread(target=come, args=(name,)) for name in ("seat", "line"))
+    first.start()
+    assert eventually(lambda: patient.host.seats[held._seat] > 0)
+    second.start()
+    assert eventually(lambda: len(held.statistics().waiting) == 2)  # Who looked sees the line, and joins it.
+    held.release()
+    first.join()
+    second.join()
+    assert sorted(order) == ["line", "seat"]
+    assert is_clean(patient)
+
+
+def test_a_lock_that_comes_free_in_another_way_is_seen_from_the_seat(patient: Hall) -> None:
+    pid = os.fork()
+    if not pid:
+        Lock("l", hall=patient).acquire()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    mine = Lock("l")
+    looked = threading.Thread(target=mine.acquire)
+    looked.start()
+    assert eventually(lambda: patient.host.seats[mine._seat] > 0)
+    patient.host.bury_dead()
+    looked.join(10)
+    assert not looked.is_alive()
+    assert mine.previous_holder_died is False  # It did not get it from the dead one's hands.
+    mine.release()
+    assert is_clean(patient)
+
+
+def test_ctrl_c_anywhere_in_the_seat_leaves_the_lock_free(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    def case() -> tuple[Callable[[], Any], Callable[[str], None]]:
+        one, other = Lock("l"), Lock("l")
+        one.acquire()
+        monkeypatch.setattr(hall.host, "relax", lambda: one.locked() and one.fencing_token and one.release())
+
+        def call() -> None:
+            assert other.acquire(timeout=5)
+            other.release()
+
+        def check(where: str) -> None:
+            for lock in (one, other):  # At the first line of `release` it has not begun.
+                if lock.fencing_token is not None:
+                    lock.release()
+            assert not hall.host.read(lock_ops.look, one._key), where
+            assert is_clean(hall), where
+            with Lock("l"):
+                pass
+
+        return call, check
+
+    assert pressed_everywhere(case) > 30
 
 
 # -- threading as the oracle ------------------------------------------------------------------------------------------

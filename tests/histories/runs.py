@@ -108,7 +108,7 @@ def storm(kind: str, seconds: float, seed: int, directory: Path, processes: int 
     player = PLAYERS[kind]
     terms = player.draw(dice) | player.in_a_storm
     logs = directory / "logs"
-    logs.mkdir()
+    logs.mkdir(parents=True)
     with guildhall.open() as hall:
         first = hall.host.transact(lambda txn: txn.revision)
         with recorded(hall.host, logs) as files:

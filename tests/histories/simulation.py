@@ -24,6 +24,7 @@ from recorder import History, Log, assemble, burials
 from guildhall import deadline
 from guildhall.hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from guildhall.hosts.marks import Lane
+from guildhall.hosts.seats import private
 from guildhall.primitives import sessions
 from guildhall.store.transaction import Waiter
 
@@ -59,6 +60,7 @@ class SimHost(EmbeddedHost):
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
+        self.seats = sim.seats
         self.give_way = self.nudge = self.run_awaited = None  # No task runs here, and nothing large is let go.
         self.lend_hand = lambda: None
         self._mark = b"\1"  # It has joined, and is nobody's forked child.
@@ -159,6 +161,9 @@ class SimHost(EmbeddedHost):
 
     def drop(self, oid: bytes) -> None: ...
 
+    def relax(self) -> None:
+        self.step()
+
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         return bool(self.read(op, *args))
 
@@ -202,6 +207,7 @@ class Simulation:
         self.error: BaseException | None = None
         self._steps = 0
         self.log_in_use: Log | None = None
+        self.seats = private()
         self._logs: list[list[tuple[Any, ...]]] = []
         self._processes: list[_Process] = []
         self._ended = threading.Lock()

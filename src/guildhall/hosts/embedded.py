@@ -29,6 +29,9 @@ from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
 from .marks import Lane, Marks
 from .marks import read as read_marks
+from .seats import mapped as mapped_seats
+from .seats import private as private_seats
+from .seats import unmap as unmap_seats
 
 T = TypeVar("T")
 Eyes = TypeVar("Eyes", bound="Observing")
@@ -83,6 +86,8 @@ class EmbeddedHost:
         self.nudge: Callable[[], None] | None = None
         """Called by the first `hurry` after a `settle`: somebody is to settle soon."""
         self._is_nudged = False
+        self.seats = private_seats()
+        """A word for each lock that is much asked for (`seats`)."""
         self._mark = forks.NO_MARK
         self._is_joining = False
         self._is_flushing = False
@@ -105,6 +110,7 @@ class EmbeddedHost:
             self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
+            self._take_seats()
             if self._store is None:
                 self._store = self._open_store()
                 undo.callback(self._store.close)
@@ -133,6 +139,10 @@ class EmbeddedHost:
             self._is_joining = False
             self.bury_dead()
             undo.pop_all()
+
+    def _take_seats(self) -> None:
+        if not isinstance(self.seats, memoryview):  # A forked child has its parent's.
+            self.seats = mapped_seats(os.path.join(self.directory, "seats"))
 
     def make_durable(self) -> None:
         """From now on every commit of this process is on disk before the call returns."""
@@ -332,12 +342,20 @@ class EmbeddedHost:
 
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         """Whether the op says yes within a moment. Whoever else can run on this core goes first."""
-        until = deadline.now() + (LOOK_S if left_s is None else min(LOOK_S, left_s))
+        until = deadline.now() + self.look_s(left_s)
         while not self.read(op, *args):
             if deadline.now() >= until:
                 return False
-            os.sched_yield()
+            self.relax()
         return True
+
+    def look_s(self, left_s: float | None) -> float:
+        """How long a thread looks for what it waits for before it sleeps."""
+        return LOOK_S if left_s is None else min(LOOK_S, left_s)
+
+    def relax(self) -> None:
+        """Between two looks: whoever else can run on this core goes first."""
+        os.sched_yield()
 
     def bury_dead(self) -> list[int]:
         """Bury every session whose process is gone."""
@@ -441,6 +459,8 @@ class EmbeddedHost:
         is_last = not self._members.anybody()
         self._members.close()
         self._close_bells()
+        seats, self.seats = self.seats, private_seats()
+        unmap_seats(seats)
         if self.is_private and is_last:
             remove_hall(self.directory)
 

@@ -95,6 +95,15 @@ def look(txn: Txn, name: bytes) -> Lock | None:
     return None if data is None else _unpack(data)
 
 
+def is_open(txn: Txn, name: bytes) -> bool | None:
+    """Whether nobody holds it; None if there is a line for it, or a lease."""
+    data = txn.get(LOCKS + name)
+    if data is None:
+        return True
+    held = _unpack(data)
+    return None if held.is_wanted or held.until is not None else False
+
+
 def has_lapsed(held: Lock, now: float) -> bool:
     """Whether the holder's lease ran out, so that others may take over."""
     return held.until is not None and held.until <= now
@@ -170,13 +179,12 @@ def _pass_on(
 
 
 def _give(txn: Txn, key: bytes, now: float, is_inherited: bool = False, is_taken_over: bool = False) -> Lock | None:
-    next_up = waiters.head(txn, key)
+    next_up = waiters.serve(txn, key)
     if next_up is None:
         return None
     heir, want = next_up
     taken = _wanted(_granted(txn, CLAIM.unpack(want), heir, now, is_inherited, is_taken_over))
     txn.put(key, _pack(taken))
-    waiters.unpark(txn, key)
     _tell_head(txn, key, taken)
     return taken
 

@@ -178,6 +178,19 @@ def unpark(txn: Txn, place: bytes, granted: bytes | None = None, only: bytes | N
     line = _IN_LINE.unpack(data)
     if only is not None and line.want != only:
         return None
+    return _serve(txn, place, key, line, granted)
+
+
+def serve(txn: Txn, place: bytes) -> tuple[Waiter, bytes] | None:
+    """Take the longest waiter out of the line and wake it, with nothing to collect. Who it is, and what it wants."""
+    found = txn.first(LINES + place)
+    if found is None:
+        return None
+    line = _IN_LINE.unpack(found[1])
+    return _serve(txn, place, found[0], line, None), line.want
+
+
+def _serve(txn: Txn, place: bytes, key: bytes, line: InLine, granted: bytes | None) -> Waiter:
     waiter = Waiter(line.session, line.number, line.bell, line.since)
     txn.delete(key)
     if granted is None:

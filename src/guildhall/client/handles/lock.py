@@ -12,6 +12,7 @@ from ...deadline import Timeout, now
 from ...errors import LockLost, Misuse
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost
+from ...hosts.seats import is_about, seat_of, word_of
 from ...primitives import lock
 from ...primitives.condition import Guard
 from ...primitives.deadlock import Hold
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .statistics import Statistics
 
 _handles = itertools.count(1)
+LOOKS = 16
+"""Who looks for a lock is told that it was let go; by itself it looks into the store once in so many times."""
 
 
 class Lock(Handle):
@@ -62,7 +65,8 @@ class Lock(Handle):
         self.lease_s = None if lease_s is None else deadline.lease(lease_s)
         self._handle = next(_handles)
         self._grant: lock.Lock | None = None
-        self._was_busy = False  # When last asked for: then the next acquire brings a waiter at once.
+        self._was_busy = False  # When last asked for: then the next acquire looks first.
+        self._seat, self._about = seat_of(self._key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (type(self), self.name, self.lease_s)
@@ -71,21 +75,72 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or current.now or host_of(None)
-        if self._was_busy and timeout_s != 0:
-            return drive.run(host, self._acquire_flow(host, timeout_s))
+        if host.seats[self._seat] < 0 and timeout_s != 0:
+            self._let_pass(host, timeout_s)
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
         attempt = -next(_attempts)
         try:
-            answer = host.transact(lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s)
+            if self._was_busy and timeout_s != 0:
+                answer = self._from_seat(host, session, attempt, timeout_s)
+            else:
+                answer = host.transact(
+                    lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s
+                )
+                if answer is BUSY and timeout_s != 0:
+                    answer = self._from_seat(host, session, attempt, timeout_s)
             if answer is BUSY:  # Once is once: a flow that tries again could not give back what it then got.
                 return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s))
-            self._grant = answer  # type: ignore[assignment]
+            self._grant = answer
             return True
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
             host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
             raise
+
+    def _let_pass(self, host: EmbeddedHost, timeout_s: float | None) -> None:
+        """The lock was let go for one who looks: let it have it."""
+        seats, seat = host.seats, self._seat
+        word = seats[seat]
+        if not is_about(word, self._about):
+            return
+        until = now() + host.look_s(timeout_s)
+        while seats[seat] == word:
+            if now() >= until:
+                seats[seat] = 0  # It has died, perhaps.
+                return
+            host.relax()
+
+    def _from_seat(self, host: EmbeddedHost, session: int, attempt: int, timeout_s: float | None) -> Any:
+        """Look for a moment, before standing in line, and take it when it is let go. Else BUSY.
+
+        Not if there is a line, or another looks already.
+        """
+        seats, seat = host.seats, self._seat
+        if seats[seat]:
+            return BUSY
+        until = now() + host.look_s(timeout_s)
+        word = seats[seat] = word_of(self._about, session, attempt)
+        self._was_busy = False
+        try:
+            for count in itertools.count():
+                found = seats[seat]
+                is_open = found == -word or (not count % LOOKS and host.read(lock.is_open, self._key))
+                if is_open:
+                    answer = host.transact(
+                        lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s
+                    )
+                    if answer is not BUSY:
+                        self._was_busy = count > 0
+                        return answer
+                    if found == -word:
+                        seats[seat] = word
+                elif is_open is None or found != word or now() >= until:
+                    return BUSY
+                host.relax()
+        finally:
+            if seats[seat] in (word, -word):
+                seats[seat] = 0
 
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         return patience_s(f"lock {self.name!r:.60}", blocking, timeout)
@@ -151,6 +206,9 @@ class Lock(Handle):
             host = self._given or current.now or host_of(None)
             session = host._session if host._mark[0] else host.session
             host.transact(lock.release, self._key, session, self._handle, now(), grant, self.lease_s is not None)
+            seats, seat = host.seats, self._seat
+            if seats[seat] > 0:
+                seats[seat] = -seats[seat]
             return True
         except Exception:
             raise

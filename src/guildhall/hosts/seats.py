@@ -1,0 +1,66 @@
+"""A seat before each line: who has just let a lock go and wants it again looks from there, without a commit.
+
+Standing in line costs a commit, and so does being served from there. Of two processes that pass a lock to and fro each
+would pay both, and keep the other one from the store meanwhile. So the first who finds a lock held, with nobody in
+line, takes the seat: a word in memory that all processes of the hall share. Whoever releases the lock says so in that
+word, and lets who sits there go first. A word is a hint and no more: it decides who looks and who lets pass, never who
+holds. If it is lost, overwritten or left behind by one that died, it costs the others at most one look.
+
+A word is 0, or positive: somebody looks, or negative: the lock was let go for who looks.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import MutableSequence
+from zlib import crc32
+
+SEATS = 512
+"""Locks share seats, by their names; a word tells which lock it is about, so that one does not wait for another's."""
+_WHO = 1 << 32
+_ATTEMPTS = 1 << 20
+
+
+def seat_of(key: bytes) -> tuple[int, int]:
+    """The seat of a lock, and what its words begin with."""
+    number = crc32(key)
+    return number % SEATS, ((number & 0x7FFF_FFFF) or 1) * _WHO
+
+
+def word_of(about: int, session: int, attempt: int) -> int:
+    """What to write for one attempt."""
+    return about | (session % 4096) * _ATTEMPTS | attempt % _ATTEMPTS
+
+
+def is_about(word: int, about: int) -> bool:
+    """Whether the word is one of the lock whose words begin so."""
+    return abs(word) & -_WHO == about
+
+
+def mapped(path: str) -> MutableSequence[int]:
+    """The seats of a hall, in a file of one page. Without room for it: some of this process alone."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return private()
+    try:
+        os.posix_fallocate(fd, 0, 8 * SEATS)  # A page that is not there would be a signal.
+        return memoryview(mmap.mmap(fd, 8 * SEATS)).cast("q")  # type: ignore[return-value]
+    except OSError:
+        return private()
+    finally:
+        os.close(fd)
+
+
+def private() -> MutableSequence[int]:
+    """Seats that no other process sees."""
+    return [0] * SEATS
+
+
+def unmap(words: MutableSequence[int]) -> None:
+    """The file system may be unmounted next."""
+    if isinstance(words, memoryview):
+        memory = words.obj
+        words.release()
+        memory.close()
