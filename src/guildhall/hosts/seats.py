@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import MutableSequence
-from zlib import crc32
 
 SEATS = 512
 """Locks share seats, by their names; a word tells which lock it is about, so that one does not wait for another's."""
@@ -24,8 +23,8 @@ _ATTEMPTS = 1 << 20
 
 def seat_of(key: bytes) -> tuple[int, int]:
     """The seat of a lock, and what its words begin with."""
-    number = crc32(key)
-    return number % SEATS, ((number & 0x7FFF_FFFF) or 1) * _WHO
+    number = int.from_bytes(key) % 0x7FFF_FFFF  # The same in every process, which `hash` is not.
+    return number % SEATS, (number or 1) * _WHO
 
 
 def word_of(about: int, session: int, attempt: int) -> int:
