@@ -17,6 +17,7 @@ from collections.abc import MutableSequence
 
 SEATS = 512
 """Locks share seats, by their names; a word tells which lock it is about, so that one does not wait for another's."""
+_SPREAD = 0x9E37_79B1
 _WHO = 1 << 32
 _ATTEMPTS = 1 << 20
 
@@ -24,7 +25,7 @@ _ATTEMPTS = 1 << 20
 def seat_of(key: bytes) -> tuple[int, int]:
     """The seat of a lock, and what its words begin with."""
     number = int.from_bytes(key) % 0x7FFF_FFFF  # The same in every process, which `hash` is not.
-    return number % SEATS, (number or 1) * _WHO
+    return (number * _SPREAD >> 16) % SEATS, (number or 1) * _WHO
 
 
 def word_of(about: int, session: int, attempt: int) -> int:
