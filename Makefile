@@ -17,7 +17,7 @@ demo: .venv/ready
 	$(BIN)/python examples/tutorial.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
