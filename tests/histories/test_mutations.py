@@ -16,11 +16,11 @@ import runs
 from models import Wrong
 from programs import PLAYERS
 from runs import PROGRAMS, simulated, storm
-from simulation import SimHost
 
 from guildhall.primitives import lock, pool, queue, variable, waiters
 from guildhall.store.keys import pack_int
 from guildhall.store.memory import MemoryStore
+from guildhall.testing.simulation import SimHost
 
 Patch = pytest.MonkeyPatch
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import MODELLED, PLAYERS
+from programs import PLAYERS
 from runs import PROGRAMS, simulated
-from simulation import Chances, Simulation
 
 from guildhall import Counter, Event, Lock
 from guildhall.store.lmdb import LmdbStore
-from guildhall.store.memory import MemoryStore
+from guildhall.testing.simulation import Chances, Simulation
 
 OVER_LMDB = 8
 """One of so many runs over the embedded store, the others over the store in memory."""
@@ -33,7 +32,7 @@ def run(kind: str, seed: int, store: LmdbStore) -> None:
         raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
 
 
-@pytest.mark.parametrize("kind", MODELLED)
+@pytest.mark.parametrize("kind", list(PLAYERS))
 def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) -> None:
     LmdbStore.create(str(tmp_path), in_memory=False)
     store = LmdbStore(str(tmp_path), in_memory=False)
@@ -52,7 +51,7 @@ def test_random_programs_for_minutes(tmp_path: Path) -> None:
     LmdbStore.create(str(tmp_path), in_memory=False)
     store = LmdbStore(str(tmp_path), in_memory=False)
     until = time.monotonic() + float(os.environ.get("CHAOS_S", "60"))
-    kinds, seed = list(MODELLED), random.randrange(1 << 30)
+    kinds, seed = list(PLAYERS), random.randrange(1 << 30)
     begin = seed
     while time.monotonic() < until:
         run(kinds[seed % len(kinds)], seed, store)
@@ -65,10 +64,7 @@ def test_random_programs_for_minutes(tmp_path: Path) -> None:
 
 
 def simulation(seed: int, chances: Chances) -> Simulation:
-    store = MemoryStore()
-    sim = Simulation(seed, store, chances)
-    store._ring = sim.ring
-    return sim
+    return Simulation(seed, chances)
 
 
 def test_a_program_is_the_same_whenever_it_runs() -> None:
@@ -104,7 +100,7 @@ def test_an_error_of_a_process_ends_the_program() -> None:
 
 def test_deaths_come_before_in_and_behind_commits() -> None:
     """Of a hundred lives that each take a lock and die somewhere, some took it, some did not, and none keeps it."""
-    sim = simulation(3, Chances(0.3, kill=0.05))
+    sim = simulation(3, Chances(0.3, kill=0.02))
     lives, taken = [], []
 
     def live(life: Any) -> None:
