@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 LIMIT_NS, STEPS = 600 * 10**9, 100_000
 """A program that lasts longer hangs."""
+SLEEPS_ALONE = 10_000
 STEP_NS = 200_000
 """A step takes up to so long."""
 
@@ -65,6 +66,7 @@ class Baton:
         """What ended the program before its end."""
         self.before_next: Callable[[], None] = lambda: None
         """Called whenever the baton is handed on."""
+        self._slept_alone = 0
         self._rings: list[tuple[int, int, Bell]] = []
         self._runners: list[Runner] = []
         self._ended = threading.Lock()
@@ -114,12 +116,10 @@ class Baton:
     def turn(self) -> None:
         """A step: time goes on, and perhaps somebody else does."""
         self.steps += 1
+        if self.mine is None:
+            return
         if self.steps > self.limit_steps or self.now_ns - self.start_ns > LIMIT_NS:
             self.error = self.error or TimeoutError("it hangs: nobody comes to an end")
-        if self.mine is None:
-            if self.error is not None:
-                raise self.error
-            return
         if self.error is not None:
             raise Over
         self.now_ns += int(self.dice.random() * STEP_NS)
@@ -152,7 +152,10 @@ class Baton:
 
     def _sleep_alone(self, bell: Bell, wakes_ns: int) -> None:
         """Outside of a run nobody else is there: time jumps."""
-        self.turn()
+        self._slept_alone += 1
+        if self._slept_alone > SLEEPS_ALONE:
+            self._slept_alone = 0
+            raise TimeoutError("it hangs: nobody is there to wake it")
         if not bell.is_rung:
             self.now_ns = max(self.now_ns, min([wakes_ns, *(due for due, _, rung in self._rings if rung is bell)]))
             self._deliver()

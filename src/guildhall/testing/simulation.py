@@ -384,7 +384,7 @@ class Simulation:
 
     def sleep(self, bell: Bell, limit_s: float) -> bool:
         """Until rung, somebody died, or it is time. Whether somebody died."""
-        was_roused = self._baton.sleep(bell, self.now_ns + int(limit_s * 1e9))
+        was_roused = self._baton.sleep(bell, self.now_ns + 1 + int(limit_s * 1e9))
         self._enter()
         return was_roused
 
