@@ -1,4 +1,4 @@
-"""Thousands of random programs, each of up to three processes that a seed lets meet, stop, die and hear Ctrl-C anywhere.
+"""Thousands of random programs, each of up to three processes that a seed lets meet, stop, die, hear Ctrl-C anywhere.
 
 `make simulate` runs 10 000, and one that failed again: `make simulate SEED=4711 KIND=lock PROGRAMS=1`.
 """
