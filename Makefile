@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos clean
+.PHONY: demo test check bench chaos simulate mutations soak clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,13 @@ bench: .venv/bench-ready
 
 chaos: .venv/ready
 	$(BIN)/python -m pytest -m chaos
+
+simulate: .venv/ready
+	$(BIN)/python tests/histories/simulate.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(KIND),--kind '$(KIND)')
+
+mutations: .venv/ready
+	$(BIN)/python tests/histories/simulate.py --mutations
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

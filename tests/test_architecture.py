@@ -46,7 +46,7 @@ LAYERS = (
     Layer("client", ("client", "aio", "joblib"), ALL[:6]),
     Layer("tools", ("tools", "__main__"), ("client", "errors", "public names")),
     Layer("public names", ("",), ALL),
-    Layer("testing", ("testing",), ALL),
+    Layer("testing", ("testing",), (*ALL, "public names")),
 )
 ONE_PLACE = ("lmdb", "distributed", "ray", "dask", "joblib", "tqdm", "ipywidgets", "xarray")
 LATE = (

@@ -271,6 +271,17 @@ def test_futures_and_large_values_live_until_they_are_acknowledged(client: Clien
     assert len(queue.take().value) == 200_000
 
 
+def test_an_item_that_was_called_done_before_it_was_taken_is_done_once(hall: Hall) -> None:
+    queue = Queue("q", hall=hall)
+    queue.put("a")
+    queue.task_done()
+    queue.take(timeout=0).ack()
+    assert queue.statistics().unfinished == 0
+    assert queue.join(timeout=0)
+    queue.put("b")
+    assert not queue.join(timeout=0), "what comes later is not done yet"
+
+
 def test_large_items_leave_nothing_once_they_are_done(hall: Hall) -> None:
     queue = Queue("q", hall=hall)
     for number in range(4):

@@ -12,21 +12,27 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from models import ANY, INTERRUPTED, Model, Wrong
-from recorder import Call, Commit, History
+
+from guildhall.testing.recorder import Call, Commit, History
 
 Models = dict[tuple[str, str], Model]
 NOT_OF_CALLS = ("sessions.", "embedded.", "values.")
 """Ops that may be run in a call and do not belong to it: joining, deferred errands, references."""
 
 
-def check(history: History, models: Models, first: int, prompt_ns: int | None = None) -> None:
+Pauses = Sequence[tuple[int, int, int]]
+"""(session, from, until), of processes that were stopped; session 0 for all of them."""
+
+
+def check(history: History, models: Models, first: int, prompt_ns: int | None = None, pauses: Pauses = ()) -> None:
     """Raise Wrong, with the end of the trail, unless the history is one of these models.
 
-    `first` is the number of the first commit. `prompt_ns`: so soon after its grant a call must be over.
+    `first` is the number of the first commit. `prompt_ns`: so soon after its grant a call must be over, not counting
+    the `pauses` of its process.
     """
     check_order(history, first)
     replay(history, models)
@@ -35,7 +41,7 @@ def check(history: History, models: Models, first: int, prompt_ns: int | None = 
             _check_answer(call, models[call.kind, call.name])
     check_reads(history, models)
     if prompt_ns is not None:
-        check_prompt(history, prompt_ns)
+        check_prompt(history, prompt_ns, pauses)
 
 
 # -- order ------------------------------------------------------------------------------------------------------------
@@ -100,14 +106,21 @@ def _check_answer(call: Call, model: Model) -> None:
             raise Wrong(f"{call}: it had its answer before there was one, by {call.granted}")
 
 
-def check_prompt(history: History, prompt_ns: int) -> None:
+def check_prompt(history: History, prompt_ns: int, pauses: Pauses = ()) -> None:
     """Who was granted what it waited for was woken: it is over soon after that."""
     for call in history.calls:
         granted = call.granted
         if call.is_over and call.state == "has" and granted is not None and granted.end is not None:
             assert call.end is not None
-            if call.end - granted.end > prompt_ns:
+            if call.end - granted.end > prompt_ns + _paused_ns(call, granted.end, pauses):
                 raise Wrong(f"{call} slept on for {(call.end - granted.end) / 1e9:.3f} s after {granted}")
+
+
+def _paused_ns(call: Call, since: int, pauses: Pauses) -> int:
+    """How long its process was stopped from then until its end."""
+    assert call.end is not None
+    mine = [(began, ended) for session, began, ended in pauses if session in (0, call.session)]
+    return sum(max(0, min(ended, call.end) - max(began, since)) for began, ended in mine)
 
 
 # -- reads ------------------------------------------------------------------------------------------------------------

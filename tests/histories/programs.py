@@ -8,11 +8,11 @@ agree on, and `model` is what they must be.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import models
-from recorder import Log
 
 from guildhall import (
     Barrier,
@@ -33,6 +33,7 @@ from guildhall import (
     Variable,
 )
 from guildhall.primitives.rwlock import READ, WRITE
+from guildhall.testing.recorder import Log
 
 Terms = dict[str, Any]
 
@@ -43,7 +44,6 @@ class Player:
     kind: ClassVar[str]
     in_a_storm: ClassVar[Terms] = {}
     """Terms for longer programs."""
-    may_be_interrupted: ClassVar[bool] = True
     long_s = 5.0
 
     def __init__(self, name: str, hall: Any, log: Log, dice: random.Random, terms: Terms) -> None:
@@ -80,7 +80,7 @@ class Player:
             host.may_interrupt = False
             return answer if then is None else then(answer)
 
-        host.may_interrupt = self.may_be_interrupted
+        host.may_interrupt = True
         result = self.log.call(self.session, self.kind, self.name, method, args, run_and_tell)
         host.may_interrupt = False
         return result
@@ -93,6 +93,11 @@ class Player:
         if roll < 0.6:
             return self.dice.uniform(0.0005, 0.01)
         return None if may_be_endless and roll < 0.8 else self.long_s
+
+    def pass_time(self, seconds: float) -> None:
+        """Wait for what comes by itself."""
+        sim = getattr(self.hall.host, "sim", None)
+        sim.advance(seconds) if sim else time.sleep(seconds)
 
     def fresh(self) -> int:
         """A value that nobody else puts."""
@@ -188,11 +193,10 @@ class CounterPlayer(Player):
 
 class QueuePlayer(Player):
     kind = "queue"
-    may_be_interrupted = False
 
     @staticmethod
     def draw(dice: random.Random) -> Terms:
-        return {"maxsize": dice.choice((0, 1, 3))}
+        return {"maxsize": dice.choice((0, 1, 3)), "max_deliveries": dice.choice((0, 0, 2))}
 
     @staticmethod
     def model(terms: Terms) -> models.Model:
@@ -200,35 +204,75 @@ class QueuePlayer(Player):
 
     def open(self) -> None:
         self.queue = Queue(self.name, hall=self.hall, **self.terms)
+        self.taken: list[Any] = []
 
     def step(self) -> None:
         queue, roll = self.queue, self.dice.random()
-        if roll < 0.45:
-            item = self.fresh()
-            self.call("put", lambda: queue.put(item, self.patience_s()), item)
-        elif roll < 0.5:
+        if roll < 0.4:
+            self._put()
+        elif roll < 0.45:
             items = [self.fresh() for _ in range(self.dice.randrange(1, 4))]
             self.call("put_many", lambda: queue.put_many(items), items)
-        elif roll < 0.82:
-            self.call("get", lambda: [queue.get(self.patience_s())], 1)
+        elif roll < 0.65:
+            self._get()
+        elif roll < 0.8:
+            self._take() if len(self.taken) < 2 else self._finish()
         elif roll < 0.9:
-            n = self.dice.randrange(2, 5)
-            self.call("get", lambda: queue.get(self.patience_s(), batch=n), n)
-        elif roll < 0.95:
-            self.call("get", lambda: queue.get(batch=True), 0)
-        else:
+            self._finish() if self.taken else self.call("task_done", queue.task_done)
+        elif roll < 0.94:
+            timeout_s = self.patience_s()
+            self.call("join", lambda: queue.join(timeout_s))
+        elif roll < 0.98:
             self.call("qsize", queue.qsize)
+        else:
+            self.call("close", queue.close)
+            self.call("reopen", queue.reopen)
+
+    def _put(self) -> None:
+        item, timeout_s = self.fresh(), self.patience_s()
+        rank = self.dice.choice((0, 0, 0, -1, 2.5))
+        delay_s = self.dice.choice((None, None, None, None, 0.001, 0.05))
+        self.call("put", lambda: self.queue.put(item, timeout_s, delay=delay_s, priority=rank), item, rank)
+
+    def _get(self) -> None:
+        n, timeout_s, roll = self.dice.randrange(2, 5), self.patience_s(), self.dice.random()
+        if roll < 0.6:
+            self.call("get", lambda: [self.queue.get(timeout_s)], 1)
+        elif roll < 0.8:
+            self.call("get", lambda: self.queue.get(timeout_s, batch=n), n)
+        else:
+            self.call("get", lambda: self.queue.get(batch=True), 0)
+
+    def _take(self) -> None:
+        timeout_s, got = self.patience_s(), []
+
+        def run() -> Any:
+            got.append(self.queue.take(timeout_s))
+            return [got[0].value, got[0].deliveries]
+
+        if isinstance(self.call("take", run), list):
+            self.taken += got
+
+    def _finish(self) -> None:
+        taken = self.taken.pop(self.dice.randrange(len(self.taken)))
+        delay_s = self.dice.choice((None, None, 0.001, 0.05))
+        if self.dice.random() < 0.5:
+            self.call("ack", taken.ack, taken.value)
+        else:
+            self.call("nack", lambda: taken.nack(delay_s), taken.value)
 
     def audit(self) -> None:
+        self.pass_time(0.2)  # What was delayed is there.
+        self.call("reopen", self.queue.reopen)
         self.call("get", lambda: self.queue.get(batch=True), 0)
+        self.call("dead", lambda: self.queue.dead_letters.get(batch=True))
         self.call("qsize", self.queue.qsize)
-        self.call("put", lambda: self.queue.put(1, 0), 1)
+        self.call("put", lambda: self.queue.put(1, 0), 1, 0)
         self.call("get", lambda: [self.queue.get(0)], 1)
 
 
 class TopicPlayer(Player):
     kind = "topic"
-    may_be_interrupted = False
 
     @staticmethod
     def model(terms: Terms) -> models.Model:
@@ -621,6 +665,3 @@ PLAYERS: dict[str, type[Player]] = {
         RateLimiterPlayer,
     )
 }  # fmt: skip
-MODELLED = [kind for kind in PLAYERS if kind != QueuePlayer.kind]
-"""Those whose models say all that they do. A queue's knows nothing yet of what comes back from those who died: where it
-stands then, and that it may fill the queue above its bound."""

@@ -8,9 +8,10 @@ import models
 import pytest
 from checker import check, mutex, register, search
 from models import Model, Wrong
-from recorder import Call, Commit, History, assemble
 
 from guildhall.primitives.limiter import Moment
+from guildhall.store.keys import pack_int
+from guildhall.testing.recorder import Call, Commit, History, assemble
 
 
 class Story:
@@ -30,6 +31,7 @@ class Story:
         call: Call | None,
         number: int,
         op: str,
+        /,
         answer: str = "yes",
         at: int = 0,
         wrote: bool = True,
@@ -131,7 +133,7 @@ def items(*got: tuple[int, list[int] | str]) -> Story:
     """7 and 8 are put, and then gotten by those sessions."""
     story = Story(models.Queue())
     for number, item in enumerate((7, 8)):
-        story.commit(story.call(1, "put", (item,), None, number * 10, number * 10 + 5), number + 1, "queue.put")
+        story.commit(story.call(1, "put", (item, 0), None, number * 10, number * 10 + 5), number + 1, "queue.put")
     for number, (session, result) in enumerate(got, 3):
         call = story.call(session, "get", (1,), result, number * 10, number * 10 + 5)
         is_late = isinstance(result, str)
@@ -161,7 +163,7 @@ def test_an_item_that_went_with_its_getter_before_that_fetched_it_is_found() -> 
         told = Story(models.Queue())
         waiting = told.call(2, "get", (1,), None, 0, None)
         told.commit(waiting, 1, "queue.get", "parked", at=5)
-        told.commit(told.call(1, "put", (7,), None, 10, 20), 2, "queue.put")
+        told.commit(told.call(1, "put", (7, 0), None, 10, 20), 2, "queue.put")
         told.commit(None, 3, "sessions.bury", at=30, session=2)
         found = [[7], []][number_after]
         told.commit(told.call(1, "get", (0,), found, 40, 50), 4, "queue.get")
@@ -169,6 +171,32 @@ def test_an_item_that_went_with_its_getter_before_that_fetched_it_is_found() -> 
 
     story(0).check()
     refused(story(1), r"but it came to \[7\]")
+
+
+def died_in_hand(*found: int, arrived: bool, is_over: bool = False, may_die_unseen: bool = False) -> Story:
+    """A session dies in its get, or behind it, and says by its mark whether the item had arrived."""
+    told = Story(models.Queue())
+    told.model.may_die_unseen = may_die_unseen
+    told.commit(told.call(1, "put", (7, 0), None, 0, 5), 1, "queue.put")
+    call = told.call(2, "get", (1,), [7] if is_over else None, 10, 20 if is_over else None)
+    told.commit(call, 2, "queue.get", at=15, lane=pack_int(2) + pack_int(0), number=3)
+    told.commit(None, 3, "sessions.bury", at=30, session=2, marks={0: 3 if arrived else 2})
+    told.commit(told.call(1, "get", (0,), list(found), 40, 50), 4, "queue.get")
+    return told
+
+
+def test_an_item_comes_back_from_a_get_that_its_process_died_in_and_not_from_one_that_was_over() -> None:
+    died_in_hand(7, arrived=False).check()
+    died_in_hand(arrived=True, is_over=True).check()
+    refused(died_in_hand(arrived=True), "which are lost")
+    refused(died_in_hand(arrived=False), r"but it came to \[7\]")
+    refused(died_in_hand(7, arrived=True, is_over=True), r"but it came to \[\]")
+
+
+def test_where_nobody_knows_whether_a_get_returned_both_are_right() -> None:
+    died_in_hand(7, arrived=False, may_die_unseen=True).check()
+    died_in_hand(arrived=True, may_die_unseen=True).check()
+    refused(died_in_hand(7, arrived=True, may_die_unseen=True), r"but it came to \[\]")
 
 
 def messages(*got: Any) -> Story:
@@ -274,7 +302,7 @@ def log(number: int, *, done: bool, at: int) -> list[tuple[Any, ...]]:
     """A process that adds 1 to a counter, as commit `number`, and may die there."""
     records: list[tuple[Any, ...]] = [
         ("call", 1, number, "thing", "it", "add", (1,), at),
-        ("inside", number, True, "counter.add", {}, "yes", at + 1, at + 2, 1),
+        ("inside", number, True, "counter.add", {}, "yes", at + 1, at + 2, 1, 0),
     ]
     return [*records, ("done", at + 3), ("over", number, at + 4)] if done else records
 

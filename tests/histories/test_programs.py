@@ -1,74 +1,32 @@
-"""Ten thousand random programs, each of up to three processes that a seed lets meet, die and hear Ctrl-C anywhere.
+"""Thousands of random programs, each of up to three processes that a seed lets meet, stop, die, hear Ctrl-C anywhere.
 
-A program that fails is run again by its seed: HISTORY_SEED=4711 pytest tests/histories/test_programs.py -k lock
+`make simulate` runs 10 000, and one that failed again: `make simulate SEED=4711 KIND=lock PROGRAMS=1`.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import MODELLED, PLAYERS
+from programs import PLAYERS
 from runs import PROGRAMS, simulated
-from simulation import Chances, Simulation
+from simulate import simulate
 
 from guildhall import Counter, Event, Lock
-from guildhall.store.lmdb import LmdbStore
-from guildhall.store.memory import MemoryStore
-
-OVER_LMDB = 8
-"""One of so many runs over the embedded store, the others over the store in memory."""
+from guildhall.testing.simulation import Chances, Simulation
 
 
-def run(kind: str, seed: int, store: LmdbStore) -> None:
-    is_over_lmdb = random.Random(seed).randrange(OVER_LMDB) == 0
-    try:
-        simulated(kind, seed, store if is_over_lmdb else None, is_cross_checked=True)
-    except Exception as error:
-        again = f"HISTORY_SEED={seed} pytest tests/histories/test_programs.py -k '{kind.split()[-1]}'"
-        raise AssertionError(f"{kind}, seed {seed} (again: {again}): {error}") from error
-
-
-@pytest.mark.parametrize("kind", MODELLED)
-def test_random_programs_come_to_what_the_model_says(kind: str, tmp_path: Path) -> None:
-    LmdbStore.create(str(tmp_path), in_memory=False)
-    store = LmdbStore(str(tmp_path), in_memory=False)
-    given = os.environ.get("HISTORY_SEED")
-    base = random.randrange(1 << 30) if given is None else int(given)
-    count = PROGRAMS // len(PLAYERS) if given is None else 1
-    try:
-        for seed in range(base, base + count):
-            run(kind, seed, store)
-    finally:
-        store.close()
-
-
-@pytest.mark.chaos
-def test_random_programs_for_minutes(tmp_path: Path) -> None:
-    LmdbStore.create(str(tmp_path), in_memory=False)
-    store = LmdbStore(str(tmp_path), in_memory=False)
-    until = time.monotonic() + float(os.environ.get("CHAOS_S", "60"))
-    kinds, seed = list(MODELLED), random.randrange(1 << 30)
-    begin = seed
-    while time.monotonic() < until:
-        run(kinds[seed % len(kinds)], seed, store)
-        seed += 1
-    store.close()
-    print(f"{seed - begin} programs")
+@pytest.mark.parametrize("kind", list(PLAYERS))
+def test_random_programs_come_to_what_the_model_says(kind: str) -> None:
+    simulate(random.randrange(1 << 30), steps=0, programs=PROGRAMS // len(PLAYERS), minutes=0, kinds=[kind])
 
 
 # -- the simulation itself --------------------------------------------------------------------------------------------
 
 
 def simulation(seed: int, chances: Chances) -> Simulation:
-    store = MemoryStore()
-    sim = Simulation(seed, store, chances)
-    store._ring = sim.ring
-    return sim
+    return Simulation(seed, chances)
 
 
 def test_a_program_is_the_same_whenever_it_runs() -> None:
@@ -104,7 +62,7 @@ def test_an_error_of_a_process_ends_the_program() -> None:
 
 def test_deaths_come_before_in_and_behind_commits() -> None:
     """Of a hundred lives that each take a lock and die somewhere, some took it, some did not, and none keeps it."""
-    sim = simulation(3, Chances(0.3, kill=0.05))
+    sim = simulation(3, Chances(0.3, kill=0.02))
     lives, taken = [], []
 
     def live(life: Any) -> None:

@@ -632,9 +632,12 @@ def reopen(txn: Txn, name: bytes) -> None:
 
 
 def finish(txn: Txn, name: bytes, queue: Queue, count: int = 1) -> None:
-    """So many items more are done. The caller settles the queue."""
+    """So many items more are done. The caller settles the queue.
+
+    Never more than there were: `task_done` may have been called for one that now is acknowledged.
+    """
     more = more_of(queue)
-    more.done += count
+    more.done = min(more.done + count, queue.end)
     if more.is_joined and more.done == queue.end:
         more.is_joined = False
         waiters.unpark_all(txn, JOINERS + name)

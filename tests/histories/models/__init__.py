@@ -5,8 +5,9 @@
 
 from models.base import ANY, INTERRUPTED, LATE, Model, Wrong
 from models.held import Election, Lock, MultiLock, Pool, RLock
+from models.queue import Queue
 from models.together import Barrier, Condition, Event, Latch, RateLimiter
-from models.values import Counter, Queue, Topic, Variable
+from models.values import Counter, Topic, Variable
 
 __all__ = [
     "ANY", "INTERRUPTED", "LATE", "Barrier", "Condition", "Counter", "Election", "Event", "Latch", "Lock", "Model",

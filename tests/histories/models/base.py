@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, ClassVar
 
-from recorder import Call, Commit
+from guildhall.testing.recorder import Call, Commit
 
 LEAVING = ("leave", "withdraw", "give_up", "let_go", "forgo", "abandon", "dismiss")
 """How ops are called by which a wait ends without what it wanted."""
@@ -33,6 +33,8 @@ class Model:
 
     reads: ClassVar[frozenset[str]] = frozenset()
     """Methods that only look, or may."""
+    may_die_unseen = False
+    """Whether processes may die anywhere, also where a call has returned and nobody wrote that down."""
 
     def __init__(self) -> None:
         self.trail: deque[tuple[Commit, Call | None]] = deque(maxlen=25)

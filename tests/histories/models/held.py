@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recorder import Call, Commit
-
+from guildhall.testing.recorder import Call, Commit
 from models.base import ANY, LATE, Lined
 
 

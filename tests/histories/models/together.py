@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from recorder import Call, Commit
-
+from guildhall.testing.recorder import Call, Commit
 from models.base import ANY, INTERRUPTED, Lined
 from models.held import RLock
 

@@ -1,13 +1,12 @@
-"""What hands something on: Variable, Counter, Queue, Pub and Sub."""
+"""What hands something on: Variable, Counter, Pub and Sub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from recorder import Call, Commit
-
-from models.base import ANY, INTERRUPTED, LATE, LEAVING, Model
+from guildhall.testing.recorder import Call, Commit
+from models.base import ANY, INTERRUPTED, LATE, Model
 
 
 class Variable(Model):
@@ -125,121 +124,9 @@ class Counter(Model):
         return bool(call.result == state)
 
 
-class Queue(Model):
-    """Items, the oldest first, at most `maxsize` (0: any number). Getters stand in one line and are served in it, each
-    with all it wants; putters in another, with their items. What a getter was handed and had not fetched when it died,
-    or when its process was interrupted, comes back to the head; what it had fetched is its own."""
-
-    reads = frozenset({"qsize"})
-
-    def __init__(self, maxsize: int = 0) -> None:
-        self.maxsize = maxsize
-        self.items: list[Any] = []
-        self.getters: list[Call] = []
-        self.putters: list[Call] = []
-        self.handed: list[Call] = []
-        super().__init__()
-
-    def state(self) -> Any:
-        return len(self.items)
-
-    def _want(self, call: Call) -> int:
-        return int(call.args[0])
-
-    def _has_room(self) -> bool:
-        room = max(self.maxsize, self._want(self.getters[0]) if self.getters else 0)
-        return not self.maxsize or len(self.items) < room
-
-    def _serve(self, c: Commit) -> None:
-        while True:
-            if self.getters and len(self.items) >= self._want(self.getters[0]):
-                call = self.getters.pop(0)
-                self._give(call, c)
-                self.handed.append(call)
-            elif self.putters and self._has_room():
-                call = self.putters.pop(0)
-                call.state, call.granted, call.value = "has", c, None
-                self.items.append(call.args[0])
-            else:
-                return
-
-    def _give(self, call: Call, c: Commit) -> None:
-        want = self._want(call) or len(self.items)
-        call.state, call.granted, call.value = "has", c, self.items[:want]
-        del self.items[:want]
-
-    def on_put(self, call: Call, c: Commit) -> None:
-        is_room = self._has_room() and not self.putters
-        if call.state == "waits":
-            if c.wrote and c.verb.startswith(LEAVING):
-                self.putters.remove(call)
-                call.state = "left"
-        elif call.state != "new" or c.op.startswith("waiters."):
-            return
-        elif c.answer == "yes":
-            self.expect(is_room, f"{call}: the item goes into a full queue: {c}")
-            call.state, call.granted = "has", c
-            self.items.append(call.args[0])
-        elif c.answer in ("busy", "parked"):
-            self.expect(not is_room, f"{call} has to wait, though there is room: {c}")
-            if c.answer == "parked":
-                call.state = "waits"
-                self.putters.append(call)
-        self._serve(c)
-
-    def on_put_many(self, call: Call, c: Commit) -> None:
-        self.items.extend(call.args[0])
-        call.state = "has"
-        self._serve(c)
-
-    def on_get(self, call: Call, c: Commit) -> None:
-        is_enough = not self._want(call) or (not self.getters and len(self.items) >= self._want(call))
-        if call in self.handed:
-            if c.wrote and c.verb.startswith(LEAVING):
-                self._return(call)
-            elif c.wrote:
-                self.handed.remove(call)
-        elif call.state == "waits":
-            if c.wrote and c.verb.startswith(LEAVING):
-                self.getters.remove(call)
-                call.state = "left"
-        elif call.state != "new" or c.op.startswith("waiters."):
-            return
-        elif c.answer == "yes":
-            self.expect(is_enough, f"{call} gets items that are not there or another's: {c}")
-            self._give(call, c)
-        elif c.answer in ("busy", "parked"):
-            self.expect(not is_enough, f"{call} has to wait, though there are items: {c}")
-            if c.answer == "parked":
-                call.state = "waits"
-                self.getters.append(call)
-        self._serve(c)
-
-    def _return(self, call: Call) -> None:
-        self.handed.remove(call)
-        self.items[:0] = call.value
-        call.state = "left"
-
-    def bury(self, session: int, c: Commit) -> None:
-        self.putters = [call for call in self.putters if call.session != session]
-        self.getters = [call for call in self.getters if call.session != session]
-        for call in [call for call in self.handed if call.session == session]:
-            self._return(call)
-        self._serve(c)
-
-    def answer(self, call: Call) -> Any:
-        if call.method == "qsize":
-            return ANY
-        if call.state == "has":
-            return call.value
-        return call.result if call.result in (LATE, INTERRUPTED) else "something else than nothing"
-
-    def sees(self, call: Call, state: Any) -> bool:
-        return bool(call.result == state)
-
-
 class Topic(Model):
-    """Messages in one order. A subscription gets each that was published after it, once, in that order."""
+    """Messages in one order. A subscription gets each that was published after it, once, in that order. An interrupted
+    get may have lost the one that it had in hand."""
 
     reads = frozenset({"get"})
 
@@ -247,37 +134,57 @@ class Topic(Model):
         self.messages: list[Any] = []
         self.starts: dict[int, int] = {}
         """Where the next message of each subscriber is that a get has not been given."""
-        self.subscribers: set[int] = set()
+        self.lost: dict[int, list[int]] = {}
+        """When gets began that were interrupted since the last one that was not."""
+        self.subscriptions: dict[int, int] = {}
         super().__init__()
 
     def state(self) -> Any:
         return len(self.messages)
 
+    def commit(self, call: Call, c: Commit) -> None:
+        if c.op == "subscription.leave" and c.wrote:  # Of a subscribe that was interrupted before.
+            self.subscriptions[call.session] -= 1
+        else:
+            super().commit(call, c)
+
     def on_subscribe(self, call: Call, c: Commit) -> None:
-        if c.wrote:
+        if c.verb == "subscribe" and c.wrote:
             self.starts[call.session] = len(self.messages)
-            self.subscribers.add(call.session)
+            self.subscriptions[call.session] = self.subscriptions.get(call.session, 0) + 1
 
     def on_put(self, call: Call, c: Commit) -> None:
+        if c.verb != "publish":
+            return
         if c.wrote:  # Else nobody subscribes, and nothing is kept.
             self.messages.append(call.args[0])
         else:
-            self.expect(not self.subscribers, f"{call} publishes nothing, though there are subscribers: {c}")
+            has_any = any(self.subscriptions.values())
+            self.expect(not has_any, f"{call} publishes nothing, though there are subscribers: {c}")
 
     def on_get(self, call: Call, c: Commit) -> None: ...
 
     def bury(self, session: int, c: Commit) -> None:
-        self.subscribers.discard(session)
+        self.subscriptions.pop(session, None)
 
     def answer(self, call: Call) -> Any:
         return ANY if call.method == "get" else None
 
+    def interrupted(self, call: Call) -> None:
+        if call.method == "get":
+            self.lost.setdefault(call.session, []).append(call.begin)
+
     def before_read(self, call: Call) -> None:
-        call.value = self.starts[call.session]
-        if call.result not in (LATE, INTERRUPTED):
-            self.starts[call.session] += 1
+        first, lost = self.starts[call.session], self.lost.get(call.session, [])
+        last = first + sum(began < call.begin for began in lost)
+        if call.result != LATE and call.result in self.messages[first : last + 1]:
+            first = last = self.messages.index(call.result, first)
+            self.starts[call.session] = first + 1
+            self.lost[call.session] = [began for began in lost if began > call.begin]
+        call.value = first, last
 
     def sees(self, call: Call, state: Any) -> bool:
-        if call.result in (LATE, INTERRUPTED):
-            return bool(state <= call.value)
-        return bool(state > call.value and call.result == self.messages[call.value])
+        first, last = call.value
+        if call.result == LATE:
+            return bool(state <= last)
+        return bool(state > first and call.result == self.messages[first])

@@ -5,8 +5,9 @@ A call is written when it begins and when it is over; what a killed process had 
 process died in it, the number says whether it took place: if another commit has the number it did not, and if none has,
 it did, for numbers leave no gaps. Nothing that happened is unknown, however the processes died.
 
-Only the tests pay for this: a store is wrapped where it is given an op, the package knows nothing of it. Records go
-to a file of each process (O_APPEND, one write for each record), or to a list when processes are only simulated.
+Only tests pay for this: a store is wrapped where it is given an op, and the rest of the package knows nothing of it.
+Records go to a file of each process (O_APPEND, one write for each record), or to a list when processes are only
+simulated.
 """
 
 from __future__ import annotations
@@ -17,22 +18,24 @@ import os
 import pickle
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from guildhall.errors import GuildhallError
-from guildhall.hosts.embedded import EmbeddedHost
-from guildhall.primitives import sessions
-from guildhall.primitives.op import Answer
-from guildhall.store.memory import MemoryTxn
+from ..errors import GuildhallError
+from ..hosts.embedded import EmbeddedHost
+from ..primitives import queue, sessions
+from ..store.memory import MemoryTxn
 
-FACTS = frozenset(("now", "seen", "session", "bell"))
+FACTS = frozenset(("now", "seen", "session", "bell", "lane", "number", "due", "item"))
 """Arguments of ops that are written down: what a model needs to know and a public call does not say."""
 Write = Callable[[tuple[Any, ...]], object]
 _LENGTH = struct.Struct("<I")
+_ITEM_HEAD = queue.ITEM.pack(queue.Item(b""))[:1]
+_ANSWERS = ("parked", "busy", "closed", "yes", "no")
 
 
 @dataclass(eq=False)
@@ -74,12 +77,14 @@ class Commit:
     """Module and function, such as "lock.acquire"."""
     facts: dict[str, Any]
     answer: str
-    """"parked", "busy", "yes" or "no" (the op's answer), or the name of the error that it raised."""
+    """"parked", "busy", "closed", "yes" or "no" (the op's answer), or the name of the error that it raised."""
     begin: int
     inside: int
     """When the op had run and the commit was to come."""
     end: int | None
     call: Call | None = None
+    session: int = 0
+    """Whose it is, if that is known."""
     position: int = -1
     """Among all commits, in their order."""
 
@@ -94,12 +99,23 @@ class Commit:
 
 @dataclass
 class History:
-    """All calls, and all commits in the order of their numbers."""
+    """All calls, and all commits in the order of their numbers. As text: one line for each, as they came."""
 
     calls: list[Call] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
     doubtful: int = 0
     """How many commits were decided by their number alone."""
+
+    def __str__(self) -> str:
+        lines = [(c.inside, c.session or (c.call.session if c.call else 0), f"    {c}") for c in self.commits]
+        for call in self.calls:
+            what = f"{call.kind} {call.name!r}.{call.method}({', '.join(map(repr, call.args))})"
+            lines.append((call.begin, call.session, f"{what} begins"))
+            if call.end is not None:
+                lines.append((call.end, call.session, f"{what} -> {call.result!r}"))
+        lines.sort()
+        start = lines[0][0] if lines else 0
+        return "\n".join(f"{(at - start) / 1e9:12.6f} s  session {who or '?':<4} {text}" for at, who, text in lines)
 
 
 class Log:
@@ -110,6 +126,8 @@ class Log:
         self.clock = clock
         self._calls = 0
         self._current = 0
+        self.session = 0
+        """Whose commits these are, if all are one session's."""
         self.buried: dict[str, Any] | None = None
         """Set by a burial: whose, and at what time."""
         self.in_transaction: Callable[[], object] = lambda: None
@@ -160,7 +178,7 @@ class _Noted:
             name, facts = "sessions.bury", log.buried
         answer = _answer(result) if error is None else type(error).__name__
         wrote = has_written() and error is None
-        log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call)
+        log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call, log.session)
         if error is not None:
             raise error
         log.in_transaction()
@@ -168,7 +186,9 @@ class _Noted:
 
 
 def _answer(result: Any) -> str:
-    return result.value if isinstance(result, Answer) else "no" if result is False or result is None else "yes"
+    if isinstance(result, Enum):
+        return str(result.value)
+    return "no" if result is False or result is None else "yes"
 
 
 def _number(txn: Any) -> int:
@@ -187,7 +207,7 @@ def _written(txn: Any) -> Callable[[], bool]:
         return put(key, value)
 
     def noted_delete(key: bytes) -> bool:
-        was_there = delete(key)
+        was_there = bool(delete(key))
         if was_there:
             writes.append(key)
         return was_there
@@ -208,7 +228,11 @@ def _facts(op: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, dict[str
     if inspect.ismethod(op) or op.__name__ == "<lambda>" or "<locals>" in op.__qualname__:
         return op.__qualname__, {}
     name, places = _parameters(op)
-    return name, {key: args[place] for place, key in places if place < len(args)}
+    facts = {key: args[place] for place, key in places if place < len(args)}
+    item = facts.pop("item", b"")
+    if item[:1] == _ITEM_HEAD:
+        facts["due"] = queue.ITEM.unpack(item).due
+    return name, facts
 
 
 # -- real processes ---------------------------------------------------------------------------------------------------
@@ -277,10 +301,18 @@ def burials(log_of: Callable[[], Log]) -> Iterator[None]:
     plain = sessions.bury
 
     @functools.wraps(plain)
-    def bury(txn: Any, session: int, note: int = 0, estates: Iterable[Any] = (), now: float = 0.0, *rest: Any) -> bool:
-        is_buried = plain(txn, session, note, estates, now, *rest)
+    def bury(
+        txn: Any,
+        session: int,
+        note: int = 0,
+        estates: Iterable[Any] = (),
+        now: float = 0.0,
+        marks: Sequence[int] = (),
+    ) -> bool:
+        is_buried = plain(txn, session, note, estates, now, marks)
         if is_buried:
-            log_of().buried = {"session": session, "now": now}
+            used = {lane: word for lane, word in enumerate(marks) if word}
+            log_of().buried = {"session": session, "now": now, "marks": used}
         return is_buried
 
     sessions.bury = bury
@@ -295,7 +327,9 @@ def burials(log_of: Callable[[], Log]) -> Iterator[None]:
 
 def assemble(logs: Iterable[list[tuple[Any, ...]]]) -> History:
     """The history of all processes. What is in doubt is decided: see above."""
-    history, sure, doubtful = History(), [], []
+    history = History()
+    sure: list[Commit] = []
+    doubtful: list[Commit] = []
     for records in logs:
         _read(records, history.calls, sure, doubtful)
     taken = {commit.number for commit in sure if commit.wrote}
@@ -326,9 +360,10 @@ def _read(records: list[tuple[Any, ...]], calls: list[Call], sure: list[Commit],
         elif kind == "inside":
             if pending is not None:
                 doubtful.append(pending)
-            *facts, call = rest
-            pending = Commit(*facts, end=None, call=mine.get(call))
-            if pending.answer not in ("parked", "busy", "yes", "no"):
+            number, wrote, op, facts, answer, begin, inside, of_call, session = rest
+            call = mine.get(of_call)
+            pending = Commit(number, wrote, op, facts, answer, begin, inside, None, call, session)
+            if pending.answer not in _ANSWERS:
                 pending.end = pending.inside  # It raised: nothing was written, and nothing is in doubt.
                 sure.append(pending)
                 pending = None

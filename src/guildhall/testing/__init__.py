@@ -1,0 +1,10 @@
+"""For those who build on this package: processes that a seed kills, stops and interleaves, a clock that is turned by
+hand, and histories of what happened. Nothing here is loaded by the rest of the package.
+
+`simulation` plays many processes in one (docs/how-to/simulate.md), `recorder` writes down what processes do, played or
+real.
+"""
+
+from .simulation import Chances, Killed, SimHost, Simulation
+
+__all__ = ["Chances", "Killed", "SimHost", "Simulation"]
