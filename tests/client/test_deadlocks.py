@@ -7,6 +7,7 @@ import gc
 import mmap
 import os
 import random
+import signal
 import threading
 import time
 import weakref
@@ -690,6 +691,23 @@ def test_a_lock_that_another_thread_releases_is_no_circle(hall: Hall) -> None:
 
 
 _HELD = (b"\x32", multilock.MULTILOCKS, pool.LEASES, b"\x59")
+
+
+def test_garbage_that_comes_while_threads_are_looked_at_stops_nobody() -> None:
+    """Until Python 3.11.9 a thread-local value that was collected inside of `sys._current_frames` waited for it."""
+
+    def look() -> None:
+        signal.alarm(30)
+        for threshold in range(1, 80):  # One of them is reached inside.
+            gc.set_threshold(threshold)
+            for _ in range(100):
+                local = threading.local()
+                local.me = local
+                del local
+                agents._frames()
+        assert gc.isenabled()
+
+    Child(look).result()
 
 
 @pytest.mark.alone

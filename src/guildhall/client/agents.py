@@ -14,6 +14,7 @@ Nothing of this costs those who need not wait more than a note of the frame. A s
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import threading
@@ -97,7 +98,7 @@ def of_thread(
     ident = get_ident()
     frames = set(_stack(sys._getframe(1)))
     runs = _running(host, ident)
-    stacks = sys._current_frames() if sees_joins else {}
+    stacks = _frames() if sees_joins else {}
     stacks.pop(ident, None)  # This very frame, which would hold itself, and with it all that its callers hold.
     for other in _joining(ident, stacks):
         frames.update(_stack(stacks[other]))
@@ -108,6 +109,18 @@ def of_thread(
     if not (holds or owners or runs or sealed or any_of):
         return None
     return Statement(f"thread {threading.current_thread().name}", holds, owners, runs, sealed, any_of, is_open)
+
+
+def _frames() -> dict[int, FrameType]:
+    """Where each thread is. No garbage is collected meanwhile: until Python 3.11.9, what a collection frees inside of
+    that call may wait for a lock which the call holds (python/cpython#106883)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:
@@ -148,7 +161,7 @@ def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, Frame
     if any(thread.ident not in stuck and _runs_code_of_users(host, thread) for thread in threads):
         return ()
     known = {thread.ident for thread in threads}
-    if any(other not in known for other in sys._current_frames()):
+    if any(other not in known for other in _frames()):
         return ()  # One that was not started by the threading module.
     return tuple(sorted({number, *(asleep[one] for one in known if one in asleep)}))
 

@@ -217,6 +217,7 @@ class SimHost(EmbeddedHost):
 
     def relax(self) -> None:
         self.step()
+        self.sim.advance(self.look_s(None) / 4)
 
     def look(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
         return bool(self.read(op, *args))
