@@ -184,7 +184,8 @@ class CountingTxn(LmdbTxn):
 
 
 class LmdbStore:
-    """The store in a directory that exists. `create` makes one; `in_memory` says that it is on tmpfs.
+    """The store in a directory that exists. `create` makes one; `in_memory` says that it is on tmpfs; `at` is a path to
+    it that stays the same when the directory does not.
 
     `ring` and `remove` are called with what each commit woke and unlinked; `before` is called before a write when there
     are `errands`, and in a process that has forked or was forked. `durable`: a commit is on disk before the call
@@ -196,6 +197,7 @@ class LmdbStore:
         self,
         directory: str,
         *,
+        at: str = "",
         in_memory: bool,
         durable: bool = False,
         ring: Callable[[Waiter], None] = lambda waiter: None,
@@ -206,6 +208,7 @@ class LmdbStore:
         is_read_only: bool = False,
     ) -> None:
         self.directory = directory
+        self._at = at or directory
         self._is_read_only = is_read_only
         self._in_memory = in_memory
         self._durable = durable
@@ -254,7 +257,7 @@ class LmdbStore:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        fd = os.open(os.path.join(self.directory, "guard"), os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(os.path.join(self._at, "guard"), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -264,7 +267,7 @@ class LmdbStore:
             os.close(fd)
 
     def _open(self, is_new: bool = False) -> None:
-        data = os.path.join(self.directory, "data.mdb")
+        data = os.path.join(self._at, "data.mdb")
         self._close_env()  # An open that was interrupted may have left it.
         try:
             with self._guarded():
@@ -282,7 +285,7 @@ class LmdbStore:
                         os.truncate(data, 0)  # LMDB takes only an empty file for a new store.
                         size = FIRST_BYTES
                 self._env = lmdb.open(
-                    self.directory,
+                    self._at,
                     map_size=size,
                     mode=0o600,
                     readonly=self._is_read_only,
@@ -330,7 +333,7 @@ class LmdbStore:
         Only while this process has not, as closing the file drops that lock; and under the guard, so that nobody opens
         the store, and begins to write, while its pages are looked at.
         """
-        fd = os.open(os.path.join(self.directory, "lock.mdb"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(os.path.join(self._at, "lock.mdb"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
             return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
@@ -351,7 +354,7 @@ class LmdbStore:
             except verify.VerifyError as error:
                 found = [str(error)]
         if found:
-            raise HallDamaged(f"hall {self.directory}: the store is damaged ({found[0]:.200}); {_REMEDY}")
+            raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({found[0]:.200}); {_REMEDY}")
 
     def _check_length(self, data: str, found: int) -> None:
         """Refuse a file that was cut off: reading a mapped page that is not there ends the process with a signal."""
@@ -427,7 +430,7 @@ class LmdbStore:
         with self.gate:
             if not self._is_ready or not self._mark[0]:
                 return
-            found = os.stat(os.path.join(self.directory, "lock.mdb"))
+            found = os.stat(os.path.join(self._at, "lock.mdb"))
             with open("/proc/self/maps") as maps:
                 for line in maps:
                     span, _, _, _, inode, *path = line.split(maxsplit=5)
@@ -531,10 +534,10 @@ class LmdbStore:
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return Usage(
             pages * stat["psize"],
-            os.stat(os.path.join(self.directory, "data.mdb")).st_size,
+            os.stat(os.path.join(self._at, "data.mdb")).st_size,
             self._room_bytes(),
             self._in_memory,
-            os.path.exists(os.path.join(self.directory, "ballast")),
+            os.path.exists(os.path.join(self._at, "ballast")),
         )
 
     def readers(self) -> list[Reader]:
@@ -555,7 +558,7 @@ class LmdbStore:
             return self._lay_ballast()
 
     def _lay_ballast(self) -> bool:
-        path = os.path.join(self.directory, "ballast")
+        path = os.path.join(self._at, "ballast")
         if not os.path.exists(path) and self._room_bytes() >= 2 * BALLAST_BYTES:
             try:
                 _reserve(path, BALLAST_BYTES)
@@ -565,7 +568,7 @@ class LmdbStore:
 
     def _room_bytes(self) -> int:
         """What the file system can still give."""
-        system = os.statvfs(self.directory)
+        system = os.statvfs(self._at)
         return system.f_bavail * system.f_frsize
 
     # -- space --------------------------------------------------------------------------------------------------------
@@ -594,7 +597,7 @@ class LmdbStore:
         return HallDamaged(f"hall {self.directory}: the store is damaged ({error}); {_REMEDY}")
 
     def _grow(self) -> None:
-        data = os.path.join(self.directory, "data.mdb")
+        data = os.path.join(self._at, "data.mdb")
         with self._guarded():
             size = os.stat(data).st_size
             if size > self._map_bytes:
@@ -617,18 +620,18 @@ class LmdbStore:
 
     def _adopt(self) -> None:
         """Map what the file holds. Only under the guard, so that the file cannot change its size meanwhile."""
-        self._map_bytes = os.stat(os.path.join(self.directory, "data.mdb")).st_size
+        self._map_bytes = os.stat(os.path.join(self._at, "data.mdb")).st_size
         self._env.set_mapsize(self._map_bytes)
         self._note_ballast()
 
     def _note_ballast(self) -> None:
         """Without ballast the store is nearly full, whoever gave it up: what is left is for those who empty it."""
-        if not os.path.exists(os.path.join(self.directory, "ballast")):
+        if not os.path.exists(os.path.join(self._at, "ballast")):
             self._counting = CountingTxn()
 
     def _drop_ballast(self) -> bool:
         try:
-            os.unlink(os.path.join(self.directory, "ballast"))
+            os.unlink(os.path.join(self._at, "ballast"))
         except FileNotFoundError:
             return False
         return True
@@ -656,7 +659,7 @@ class LmdbStore:
             used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
             return bool(self._map_bytes - used * stat["psize"] > self._reserve_bytes)
         try:
-            _reserve(os.path.join(self.directory, "ballast"), BALLAST_BYTES)
+            _reserve(os.path.join(self._at, "ballast"), BALLAST_BYTES)
         except OSError:
             self._drop_ballast()
             return self._reserve_bytes == INSIST_BYTES
