@@ -28,7 +28,7 @@ from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
 from .marks import Lane, Marks
 from .marks import read as read_marks
-from .place import Place, make_way, resolved, trust
+from .place import Place, expect_owner, make_way, resolved, trust
 from .place import filesystem as filesystem
 from .place import is_in_memory as is_in_memory
 
@@ -490,6 +490,7 @@ def home(name: str | None = None) -> str:
     given = os.environ.get("GUILDHALL_HOME")
     path = _home_in(given) if given else _found(name) or _home_in("/dev/shm" if _has_room() else _temporary())
     with _refusing(path, "set GUILDHALL_HOME to a directory of your own"):
+        path = _led_to(path)
         make_way(path)
         trust(path, os.lstat(path))
     return path
@@ -513,14 +514,21 @@ def _usual_homes() -> Iterator[str]:
     yield _home_in(_temporary())
 
 
+def _led_to(path: str) -> str:
+    """Where it is, if it is no link itself."""
+    above, name = os.path.split(path)
+    return os.path.join(resolved(above), name)
+
+
 def homes() -> list[str]:
     """Where halls with a name are looked for: those of the possible places that are there and can be trusted."""
     given = os.environ.get("GUILDHALL_HOME")
     found = []
     for path in [_home_in(given)] if given else _usual_homes():
         with suppress(OSError):
+            path = _led_to(path)
             trust(path, os.lstat(path))
-            found.append(resolved(path))
+            found.append(path)
     return list(dict.fromkeys(found))
 
 
@@ -576,6 +584,8 @@ def _make(directory: str) -> None:
     import tempfile
 
     parent = os.path.dirname(directory)
+    with suppress(FileNotFoundError):  # If it is empty, the hall takes its place.
+        expect_owner(directory, os.lstat(directory))
     aside = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent)
     try:
         with Place(aside) as place:
@@ -814,7 +824,7 @@ def _remove_blob(path: str) -> None:
 
 def private_directory() -> str:
     """A directory name for a hall of this process alone and its workers. Sweeps what dead ones left."""
-    root = resolved(home())
+    root = home()
     sweep(root)
     return os.path.join(root, f"private-{os.getpid()}-{time.time_ns():x}")
 

@@ -98,12 +98,17 @@ def trust(path: str, found: os.stat_result) -> None:
         raise HallRefused(f"hall directory {path}: on {kind}, a network file system; use a local one")
 
 
-def _expect_ours(path: str, found: os.stat_result) -> None:
+def expect_owner(path: str, found: os.stat_result) -> None:
+    """Refuse what another user owns."""
     if found.st_uid != os.getuid():
         raise HallRefused(
             f"hall directory {path}: owned by user {found.st_uid}, expected {os.getuid()}; "
             "remove it or set GUILDHALL_HOME to a directory of your own"
         )
+
+
+def _expect_ours(path: str, found: os.stat_result) -> None:
+    expect_owner(path, found)
     if not stat.S_ISDIR(found.st_mode):
         raise HallRefused(f"hall directory {path}: expected a directory, not a link or a file")
     if found.st_mode & 0o077:
