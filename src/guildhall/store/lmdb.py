@@ -33,7 +33,7 @@ import lmdb
 
 from ..errors import HallDamaged, Misuse, StoreFull
 from . import forks
-from .records import UNREADABLE, damaged
+from .records import UNREADABLE, damaged, torn
 from .transaction import Waiter
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ LOW_BYTES = 4 << 20
 DISK_MAP_BYTES = 64 << 30
 FORMAT = b"\x01f"
 """The key of the store's format, laid when it is made."""
+_VERSION = b"1"
 LOOSE_BYTES = 1 << 20
 _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
 _REMEDY = "restore it from a copy, or remove the hall's directory to begin anew"
@@ -277,7 +278,6 @@ class LmdbStore:
                     raise HallDamaged(f"hall {self.directory}: its data.mdb is empty or gone; {_REMEDY}")
                 if not self._is_checked and not self._is_open_elsewhere():
                     self._check_pages(data, found)
-                self._is_checked = True
                 if self._in_memory:
                     size = found
                     if is_new:
@@ -300,6 +300,9 @@ class LmdbStore:
                 )
                 if not is_new:
                     self._check_length(data, found)
+                if not self._is_checked:
+                    self._check_format()
+                    self._is_checked = True
                 self._map_bytes = size
                 if not self._is_read_only:
                     if self._in_memory:
@@ -355,6 +358,14 @@ class LmdbStore:
                 found = [str(error)]
         if found:
             raise HallDamaged(f"hall {self.directory}: not a store that can be opened ({found[0]:.200}); {_REMEDY}")
+
+    def _check_format(self) -> None:
+        """Refuse an LMDB file of something else, and a store of another version."""
+        with self._env.begin() as txn:
+            found = txn.get(FORMAT)
+        if found != _VERSION:
+            whose = "no store of guildhall" if found is None else f"a store of format {found[:20]!r}, not {_VERSION!r}"
+            raise HallDamaged(f"hall {self.directory}: its data.mdb is {whose}; {_REMEDY}")
 
     def _check_length(self, data: str, found: int) -> None:
         """Refuse a file that was cut off: reading a mapped page that is not there ends the process with a signal."""
@@ -457,6 +468,10 @@ class LmdbStore:
                 self._recover(error)
             except UNREADABLE as error:
                 raise damaged(error) from error
+            except Exception as error:
+                if (damage := torn(error)) is not None:
+                    raise damage from error
+                raise
             finally:
                 self._is_ready = True
                 if raw is not None:
@@ -486,6 +501,8 @@ class LmdbStore:
         if isinstance(error, UNREADABLE):
             raise damaged(error) from error
         if not isinstance(error, lmdb.Error):
+            if (damage := torn(error)) is not None:
+                raise damage from error
             raise error
         self._recover(error)
 
@@ -702,7 +719,7 @@ def _wrong_in_head(data: str) -> list[str]:
 
 
 def _lay_format(txn: LmdbTxn) -> None:
-    txn.put(FORMAT, b"1")
+    txn.put(FORMAT, _VERSION)
 
 
 def _reserve(path: str, size: int) -> None:

@@ -22,8 +22,9 @@ INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
 PICKLE = b"\x80"
 """How a stored value begins that refers to nothing: it is a pickle as it is."""
-SPOILED = (pickle.UnpicklingError, EOFError, UnicodeDecodeError)
-"""What the unpickler itself raises of bytes that are no pickle. A class that is read may raise the same."""
+SPOILED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, OverflowError, MemoryError)
+"""What the unpickler itself raises of bytes that are no pickle, beside what speaks of a class that has changed. The
+code of a class that is read may raise the same."""
 _READERS = ("guildhall.engine.local.", "guildhall.client.handles.")
 """The modules that call the unpickler."""
 PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
