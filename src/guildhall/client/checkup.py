@@ -56,7 +56,7 @@ def repair(directory: str) -> None:
             host.remove_blob(blob)
         for bell in _strays(host):
             with suppress(OSError):
-                os.unlink(os.path.join(host.directory, "bells", bell))
+                os.unlink(host.at("bells", bell))
         host.tidy()
     finally:
         host.close()

@@ -10,6 +10,7 @@ from ..engine.local import inbox
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current, embedded
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
+from ..hosts.place import resolved
 from ..store.keys import pack_name
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
         return Hall(open_hall(private_directory(), estates=(inbox.bury_worker,), is_private=True))
     text = _text(name)
     if is_path:
-        return Hall(open_hall(os.path.abspath(text), durable=durable, estates=(inbox.bury_worker,)))
+        return Hall(open_hall(text, durable=durable, estates=(inbox.bury_worker,)))
     if text.startswith((".", PRIVATE)) or len(text) > 100:
         raise Misuse(
             f"hall {text!r:.120}: a name starts with neither '.' nor 'private-' and has at most 100 characters"
@@ -170,7 +171,7 @@ def directory_of(name: str | os.PathLike[str]) -> str:
     """Where the hall of that name or at that path is. Raises NoHall if there is none."""
     text = _text(name)
     if _is_path(name):
-        found: str | None = os.path.realpath(text)
+        found: str | None = resolved(text)
     else:
         found = embedded.find(text)
     if found is None or not embedded.is_hall(found):
@@ -185,7 +186,11 @@ def _is_path(name: Any) -> bool:
 def _text(name: Any) -> str:
     text = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
-        raise WrongType(f"hall {name!r}: expected a name such as 'jobs' or a path such as './state'")
+        raise WrongType(f"hall {name!r:.80}: expected a name such as 'jobs' or a path such as './state'")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise Misuse(f"hall {name!r:.80}: no file can have this name; use letters, digits, '-' and '_'") from None
     return text
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, TypeVar, cast
 
 from .. import deadline
-from ..errors import Broken, GuildhallError, HallDamaged, HallRefused, Misuse, StoreFull
+from ..errors import Broken, GuildhallError, HallRefused, Misuse, StoreFull
 from ..primitives import sessions
 from ..primitives.sessions import Estate, Session, object_id
 from ..store import forks
@@ -29,6 +28,9 @@ from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
 from .marks import Lane, Marks
 from .marks import read as read_marks
+from .place import Place, expect_owner, make_way, resolved, trust
+from .place import filesystem as filesystem
+from .place import is_in_memory as is_in_memory
 from .seats import mapped as mapped_seats
 from .seats import private as private_seats
 from .seats import unmap as unmap_seats
@@ -46,8 +48,6 @@ LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
 MAKING_NS = 3600 * 10**9
 """A private hall that nobody is in is left alone this long if its maker may be alive: stopped, perhaps."""
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
-_MEMORY = {"tmpfs", "ramfs"}
 
 _hosts: dict[tuple[int, int], EmbeddedHost] = {}
 _observers: dict[tuple[int, int], Observing] = {}
@@ -66,10 +66,10 @@ class Observing(Protocol):
 class EmbeddedHost:
     """One process in one hall. Made by `open_hall`, which gives every opener of a hall in a process the same one."""
 
-    def __init__(
-        self, directory: str, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool
-    ) -> None:
-        self.directory = directory
+    def __init__(self, place: Place, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool) -> None:
+        self.directory = place.directory
+        self._place = place
+        """How everything in it is reached: the directory may be renamed, and another one put in its place."""
         self.is_private = is_private
         self.role = role
         self.is_durable = durable
@@ -100,14 +100,18 @@ class EmbeddedHost:
         no need."""
         self.run_awaited: Callable[[bytes], object] | None = None
         """Called by who waits for the end of a task: runs it in this thread, if nobody has begun with it."""
-        self._join()
+        try:
+            self._join()
+        except BaseException:
+            place.close()
+            raise
 
     def _join(self) -> None:
         with ExitStack() as undo:
             undo.callback(self._join_later)
             self._is_joining = True
             self._pid = os.getpid()
-            self._bells_fd = os.open(os.path.join(self.directory, "bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._bells_fd = os.open(self.at("bells"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(self._close_bells)
             self._ringer = Ringer(self._bells_fd)
             self._take_seats()
@@ -117,7 +121,7 @@ class EmbeddedHost:
             self.read = self._store.read
             self.transact = self._store.transact
             self.insist = self._store.insist
-            self._members = Members(os.path.join(self.directory, "members"))
+            self._members = Members(self.at("members"))
             undo.callback(self._members.close)
             self.watch = Watch()
             undo.callback(self.watch.close)
@@ -142,7 +146,7 @@ class EmbeddedHost:
 
     def _take_seats(self) -> None:
         if not isinstance(self.seats, memoryview):  # A forked child has its parent's.
-            self.seats = mapped_seats(os.path.join(self.directory, "seats"))
+            self.seats = mapped_seats(self.at("seats"))
 
     def make_durable(self) -> None:
         """From now on every commit of this process is on disk before the call returns."""
@@ -153,7 +157,8 @@ class EmbeddedHost:
     def _open_store(self) -> LmdbStore:
         return LmdbStore(
             self.directory,
-            in_memory=is_in_memory(self.directory),
+            at=self._place.path,
+            in_memory=is_in_memory(self._place.path),
             durable=self.is_durable,
             ring=lambda waiter: self._ringer.ring(waiter),  # A forked child has a ringer of its own.
             remove=self.remove_blob,
@@ -379,15 +384,15 @@ class EmbeddedHost:
             sessions.bury(txn, number, 0, self._estates, deadline.now(), read_marks(self._marks_path(number)))
 
     def _marks_path(self, session: int) -> str:
-        return os.path.join(self.directory, "bells", f"{session}.marks")
+        return self.at("bells", f"{session}.marks")
 
     def _sweep_traces(self, number: int) -> None:
         """Remove the bells and marks of a dead session, and the blobs that it did not finish."""
         with suppress(OSError):
-            for name in os.listdir(os.path.join(self.directory, "bells")):
+            for name in os.listdir(self.at("bells")):
                 if name.startswith(f"{number}."):
-                    os.unlink(os.path.join(self.directory, "bells", name))
-            for name in os.listdir(os.path.join(self.directory, "blobs")):
+                    os.unlink(self.at("bells", name))
+            for name in os.listdir(self.at("blobs")):
                 if name.startswith(f"{number}-") and self.read(sessions.is_litter, name):
                     self.remove_blob(name)
 
@@ -423,8 +428,12 @@ class EmbeddedHost:
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 
+    def at(self, *names: str) -> str:
+        """The path of something in the hall's directory."""
+        return self._place.at(*names)
+
     def blob_path(self, blob: str) -> str:
-        return os.path.join(self.directory, "blobs", blob)
+        return self._place.at("blobs", blob)
 
     def remove_blob(self, blob: str) -> None:
         _remove_blob(self.blob_path(blob))
@@ -438,10 +447,13 @@ class EmbeddedHost:
             if self.opens > 0:
                 return
             _hosts.pop(next((k for k, v in _hosts.items() if v is self), (0, 0)), None)
-            if self._mark[0]:
-                for end in tuple(self.before_leaving):
-                    end()
-                self._leave()
+            try:
+                if self._mark[0]:
+                    for end in tuple(self.before_leaving):
+                        end()
+                    self._leave()
+            finally:
+                self._place.close()
 
     def _leave(self) -> None:
         with suppress(OSError, Misuse):
@@ -490,24 +502,6 @@ def _nothing(txn: Any) -> None:
 # -- finding, making and sweeping halls -------------------------------------------------------------------------------
 
 
-def filesystem(path: str) -> str:
-    """The type of the file system that the path is on, "" if unknown."""
-    best, kind = "", ""
-    real = os.path.realpath(path)
-    with suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
-        for raw in table:
-            left, _, right = raw.partition(b" - ")
-            mount = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), left.split()[4]))
-            if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
-                best, kind = mount, right.split()[0].decode()
-    return kind
-
-
-def is_in_memory(directory: str) -> bool:
-    """Whether it is on a memory file system."""
-    return filesystem(directory) in _MEMORY
-
-
 def home(name: str | None = None) -> str:
     """Where halls with a name live: shared memory when there is room, else the temporary directory.
 
@@ -516,9 +510,9 @@ def home(name: str | None = None) -> str:
     given = os.environ.get("GUILDHALL_HOME")
     path = _home_in(given) if given else _found(name) or _home_in("/dev/shm" if _has_room() else _temporary())
     with _refusing(path, "set GUILDHALL_HOME to a directory of your own"):
-        with suppress(FileExistsError):
-            os.makedirs(path, mode=0o700)
-        _trust(path)
+        path = _led_to(path)
+        make_way(path)
+        trust(path, os.lstat(path))
     return path
 
 
@@ -540,14 +534,21 @@ def _usual_homes() -> Iterator[str]:
     yield _home_in(_temporary())
 
 
+def _led_to(path: str) -> str:
+    """Where it is, if it is no link itself."""
+    above, name = os.path.split(path)
+    return os.path.join(resolved(above), name)
+
+
 def homes() -> list[str]:
     """Where halls with a name are looked for: those of the possible places that are there and can be trusted."""
     given = os.environ.get("GUILDHALL_HOME")
     found = []
     for path in [_home_in(given)] if given else _usual_homes():
         with suppress(OSError):
-            _trust(path)
-            found.append(os.path.realpath(path))
+            path = _led_to(path)
+            trust(path, os.lstat(path))
+            found.append(path)
     return list(dict.fromkeys(found))
 
 
@@ -598,35 +599,21 @@ def _refusing(path: str, advice: str) -> Iterator[None]:
         raise HallRefused(f"hall {path}: it cannot be used here: {error.strerror or error}; {advice}") from error
 
 
-def _trust(path: str) -> None:
-    """Refuse a directory that another user owns or may write to, or that is on a network file system."""
-    stat = os.lstat(path)
-    if stat.st_uid != os.getuid():
-        raise HallRefused(
-            f"hall directory {path}: owned by user {stat.st_uid}, expected {os.getuid()}; "
-            "remove it or set GUILDHALL_HOME to a directory of your own"
-        )
-    if stat.st_mode & 0o170000 != 0o040000:
-        raise HallRefused(f"hall directory {path}: expected a directory, not a link or a file")
-    if stat.st_mode & 0o077:
-        raise HallRefused(f"hall directory {path}: mode {stat.st_mode & 0o777:o}, expected 700; run chmod 700 on it")
-    kind = filesystem(path)
-    if kind in _NETWORK:
-        raise HallRefused(f"hall directory {path}: on {kind}, a network file system; use a local one")
-
-
 def _make(directory: str) -> None:
     """Lay a hall aside and rename it into place: nobody sees half of one."""
     import tempfile
 
     parent = os.path.dirname(directory)
+    with suppress(FileNotFoundError):  # If it is empty, the hall takes its place.
+        expect_owner(directory, os.lstat(directory))
     aside = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent)
     try:
-        for name in ("bells", "blobs"):
-            os.mkdir(os.path.join(aside, name), 0o700)
-        with open(os.path.join(aside, "namespace"), "w") as file:
-            file.write(_pid_namespace())
-        LmdbStore.create(aside, in_memory=is_in_memory(aside))
+        with Place(aside) as place:
+            for name in ("bells", "blobs"):
+                os.mkdir(place.at(name), 0o700)
+            with open(place.at("namespace"), "x") as file:
+                file.write(_pid_namespace())
+            LmdbStore.create(place.path, in_memory=is_in_memory(aside))
         with suppress(FileExistsError):
             os.rename(aside, directory)
             return
@@ -686,29 +673,28 @@ def open_hall(
     is_private: bool = False,
 ) -> EmbeddedHost:
     """The host of the hall at the directory, which is made if it is not there. A second open gives the same host."""
-    directory = os.path.realpath(directory)
     with _refusing(directory, "choose a place where this user may make directories and nothing else is"):
-        if not os.path.exists(os.path.join(directory, "data.mdb")):
-            os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+        directory = resolved(directory)
+        if not is_hall(directory):
+            make_way(os.path.dirname(directory))
             _make(directory)
-        check(directory)
+        place = _trusted(directory)  # Closed with the last reference to it, which a new host keeps.
         if durable:
             _lay_on_disk(directory)
         with _hosts_gate:
-            key = key_of(directory)
-            host = _hosts.get(key)
+            host = _hosts.get(place.key)
             if host is not None and host._mark[0]:
                 if durable:
                     host.make_durable()
                 host.opens += 1
                 return host
             if host is None:
-                if (observer := _observers.pop(key, None)) is not None:
+                if (observer := _observers.pop(place.key, None)) is not None:
                     observer.close()
-                host = _hosts[key] = EmbeddedHost(
-                    directory, durable=durable, role=role, estates=estates, is_private=is_private
+                host = _hosts[place.key] = EmbeddedHost(
+                    place, durable=durable, role=role, estates=estates, is_private=is_private
                 )
-                if not _is_at(directory, key):  # Removed while we joined: whoever comes next would be in another one.
+                if not _is_at(directory, place.key):  # Removed while we joined: who comes next would be in another one.
                     host.close()
                     return open_hall(directory, durable=durable, role=role, estates=estates, is_private=is_private)
             else:
@@ -753,8 +739,7 @@ def _is_at(directory: str, key: tuple[int, int]) -> bool:
 
 def check(directory: str) -> None:
     """Refuse a hall that cannot be trusted or used."""
-    _trust(directory)
-    _check_parts(directory)
+    _trusted(directory).close()
 
 
 def host_at(directory: str) -> EmbeddedHost | None:
@@ -762,16 +747,24 @@ def host_at(directory: str) -> EmbeddedHost | None:
     return next((host for host in list(_hosts.values()) if host.directory == directory), None)
 
 
-def _check_parts(directory: str) -> None:
-    """Refuse a hall whose processes cannot be told apart here, or of which something is gone."""
-    for name in ("namespace", "guard", "lock.mdb", "bells", "blobs"):
-        if not os.path.exists(os.path.join(directory, name)):
-            raise HallDamaged(f"hall {directory}: its {name} is gone; remove the directory to begin anew")
-    with open(os.path.join(directory, "namespace")) as file:
-        made_in = file.read()
+def _trusted(directory: str) -> Place:
+    """The place of a hall. Refuses one whose processes cannot be told apart here, or of which something is gone."""
+    place = Place(directory)
+    try:
+        _check_parts(place)
+    except BaseException:
+        place.close()  # Now: the error may be kept, and with it the frame, while its file system is to be unmounted.
+        raise
+    return place
+
+
+def _check_parts(place: Place) -> None:
+    place.check_parts()
+    with open(place.at("namespace"), errors="replace") as file:
+        made_in = file.read(1000)
     if made_in != _pid_namespace():
         raise HallRefused(
-            f"hall {directory}: made in another container ({made_in:.80}); processes cannot be told apart; "
+            f"hall {place.directory}: made in another container ({made_in:.80}); processes cannot be told apart; "
             "use a hall of this container's own"
         )
 
@@ -806,6 +799,8 @@ def remove_unused(directory: str) -> bool:
         os.rename(directory, aside)
     except FileNotFoundError:
         return True
+    except HallRefused:
+        raise
     except OSError:
         return False
     if is_in_use(aside):  # Somebody joined in between. Who joins later sees that it is not there, and makes another.
@@ -817,10 +812,10 @@ def remove_unused(directory: str) -> bool:
 
 def is_in_use(directory: str) -> bool:
     """Whether anybody is in the hall, this process too. Raises FileNotFoundError if there is no such directory."""
-    with _hosts_gate:  # Closing a members file that this process is written in would take it out.
-        if key_of(directory) in _hosts:
+    with _hosts_gate, Place(directory) as place:  # Closing a members file that we are written in would take us out.
+        if place.key in _hosts:
             return True
-        members = Members(os.path.join(directory, "members"))
+        members = Members(place.at("members"))
         try:
             return members.anybody()
         finally:
@@ -831,24 +826,25 @@ def _erase(directory: str) -> None:
     """Remove a hall that nobody can find any more, with the blobs that it has elsewhere."""
     import shutil  # Here, because it loads three compression libraries, and workers need none of this.
 
-    blobs = os.path.join(directory, "blobs")
-    with suppress(OSError):
-        for name in os.listdir(blobs):
-            _remove_blob(os.path.join(blobs, name))
+    with suppress(OSError), Place(directory) as place:
+        for name in os.listdir(place.at("blobs")):
+            _remove_blob(place.at("blobs", name))
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _remove_blob(path: str) -> None:
     """Remove a blob, which may be a link to a file that has its room elsewhere."""
     with suppress(OSError):
-        os.unlink(os.readlink(path))
+        elsewhere = os.readlink(path)
+        if os.path.basename(elsewhere).startswith(f"guildhall-{os.getuid()}-"):  # As those are called that we make.
+            os.unlink(elsewhere)
     with suppress(OSError):
         os.unlink(path)
 
 
 def private_directory() -> str:
     """A directory name for a hall of this process alone and its workers. Sweeps what dead ones left."""
-    root = os.path.realpath(home())
+    root = home()
     sweep(root)
     return os.path.join(root, f"private-{os.getpid()}-{time.time_ns():x}")
 

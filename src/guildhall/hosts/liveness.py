@@ -19,7 +19,8 @@ class Members:
     """The members file of one hall, as one process holds it."""
 
     def __init__(self, path: str, *, may_make: bool = True) -> None:
-        self._fd = os.open(path, (os.O_RDWR | os.O_CREAT if may_make else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
+        how = os.O_RDWR | os.O_CREAT if may_make else os.O_RDONLY
+        self._fd = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def enter(self, session: int) -> None:
         """Lock the session's byte."""

@@ -18,6 +18,7 @@ from ..store.lmdb import LmdbStore, Reader, Usage
 from . import embedded
 from .embedded import EmbeddedHost
 from .liveness import Members
+from .place import Place, resolved
 
 T = TypeVar("T")
 
@@ -72,10 +73,12 @@ class _Outside:
         self.looking = 0
         self.is_closed = False
         self._members: Members | None = None
-        with suppress(FileNotFoundError):  # Nobody has ever been in it.
-            self._members = Members(os.path.join(directory, "members"), may_make=False)
+        self._place = Place(directory)
         try:
-            self.store = LmdbStore(directory, in_memory=embedded.is_in_memory(directory), is_read_only=True)
+            with suppress(FileNotFoundError):  # Nobody has ever been in it.
+                self._members = Members(self._place.at("members"), may_make=False)
+            is_in_memory = embedded.is_in_memory(self._place.path)
+            self.store = LmdbStore(directory, at=self._place.path, in_memory=is_in_memory, is_read_only=True)
         except BaseException:
             self._close_members()
             raise
@@ -101,13 +104,14 @@ class _Outside:
     def _close_members(self) -> None:
         if self._members is not None:
             self._members.close()
+        self._place.close()
 
 
 class Observer:
     """Looks into one hall. Raises HallRefused and HallDamaged as opening it does, Misuse when it was closed."""
 
     def __init__(self, directory: str) -> None:
-        self.directory = os.path.realpath(directory)
+        self.directory = resolved(directory)
         self._is_open = True
         try:
             embedded.check(self.directory)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from ..errors import Misuse, WrongType
+from ..errors import HallDamaged, Misuse, WrongType
 
 MAX_NAME_BYTES = 400
 """A packed name may be this long: LMDB takes keys of 511 bytes, the rest is for what stands around the name."""
@@ -74,13 +74,23 @@ pack_id = lru_cache(maxsize=1024)(pack_int)
 
 
 def unpack(data: bytes) -> tuple[Any, ...]:
-    """What `pack` was given, lists as tuples."""
+    """What `pack` was given, lists as tuples. Raises HallDamaged for bytes that are no key."""
     out: list[Any] = []
     at = 0
-    while at < len(data):
-        value, at = _unpack_one(data, at)
-        out.append(value)
+    try:
+        while at < len(data):
+            value, at = _unpack_one(data, at)
+            out.append(value)
+    except _UNREADABLE as error:
+        raise _damaged(data) from error
     return tuple(out)
+
+
+_UNREADABLE = (IndexError, ValueError, struct.error, RecursionError)
+
+
+def _damaged(data: bytes) -> HallDamaged:
+    return HallDamaged(f"a key cannot be read ({data[:40].hex()}): written by another version, or damaged")
 
 
 def _unpack_one(data: bytes, at: int) -> tuple[Any, int]:
@@ -149,10 +159,16 @@ def pack_name(kind: str, name: Any) -> bytes:
 
 def first_name(data: bytes) -> bytes:
     """The packed name that the data begins with."""
-    end = _unpack_one(data, 0)[1] + len(_END)
+    try:
+        end = _unpack_one(data, 0)[1] + len(_END)
+    except _UNREADABLE as error:
+        raise _damaged(data) from error
     return data[:end]
 
 
 def name_of(packed: bytes) -> Any:
     """The name that `pack_name` was given."""
-    return unpack(packed)[0]
+    found = unpack(packed)
+    if not found:
+        raise _damaged(packed)
+    return found[0]

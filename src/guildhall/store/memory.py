@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ..errors import StoreFull
-from .records import UNREADABLE, damaged
+from .records import UNREADABLE, damaged, torn
 from .transaction import Waiter
 
 T = TypeVar("T")
@@ -110,6 +110,8 @@ class MemoryStore:
                 self._put_back(txn.undo)
                 if isinstance(error, UNREADABLE):
                     raise damaged(error) from error
+                if (damage := torn(error)) is not None:
+                    raise damage from error
                 raise
             if txn.undo or txn._revision:
                 self.revision += 1
@@ -125,6 +127,10 @@ class MemoryStore:
                 return op(MemoryTxn(self), *args)
             except UNREADABLE as error:
                 raise damaged(error) from error
+            except Exception as error:
+                if (damage := torn(error)) is not None:
+                    raise damage from error
+                raise
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Generic, TypeVar
 
 import msgspec
 
-from ..errors import HallDamaged
+from ..errors import GuildhallError, HallDamaged
 
 R = TypeVar("R", bound="Record")
 
@@ -30,8 +31,41 @@ class Form(Generic[R]):
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_STUMBLES = (
+    StopIteration,
+    AssertionError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
 
 
 def damaged(error: Exception) -> HallDamaged:
     """What to raise in place of one of UNREADABLE."""
     return HallDamaged(f"a record cannot be read ({error}): written by another version, or damaged")
+
+
+_OURS = ("guildhall.primitives.", "guildhall.store.", "guildhall.engine.local.", "guildhall.client.handles.statistics")
+"""Where ops are."""
+
+
+def torn(error: BaseException) -> HallDamaged | None:
+    """What to raise in place of an error that an op stumbles over, because what it found does not fit together.
+
+    An op raises errors of ours, and lets pass what a signal's handler raises. Whatever else comes out of its own lines,
+    and is not a caller's mistake, says that a record is not there, or is another one than it should be.
+    """
+    if isinstance(error, GuildhallError) or not isinstance(error, _STUMBLES):
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        return None
+    return HallDamaged(
+        f"what is stored does not fit together ({type(error).__name__}: {error!s:.100}): "
+        "it is damaged, unless this is a bug of guildhall"
+    )

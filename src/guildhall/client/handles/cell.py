@@ -41,7 +41,11 @@ class Cell(Handle):
         host = self._given or current.now or host_of(None)
         data = host.read(variable.get, self._key)
         if data is not None and data[:1] == payload.PICKLE:
-            return pickle.loads(data)
+            try:
+                return pickle.loads(data)
+            except payload.SPOILED as error:
+                payload.tell_damage(error)
+                raise
         return self._await_value(host, timeout)
 
     def _await_value(self, host: EmbeddedHost, timeout_s: float | None) -> Any:

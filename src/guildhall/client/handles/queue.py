@@ -195,8 +195,10 @@ class Queue(Handle):
                 spent, item = taken
                 try:
                     value = pickle.loads(item)
-                except Exception:
+                except Exception as error:
                     self._sort_out(host, lane, (item,), [0])
+                    if isinstance(error, payload.SPOILED):
+                        payload.tell_damage(error)
                     raise
             else:
                 value, spent = self._open(host, lane, taken, batch)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import pickle
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,10 +15,12 @@ import msgspec
 
 from ...errors import HallDamaged, StoreFull
 from ...hosts.embedded import EmbeddedHost, synchronize
+from ...store.records import UNREADABLE
 from . import hugepages, mapping
 
 ALIGN = 64
 BLOB = b"B"
+_DESCRIPTION = msgspec.msgpack.Decoder(tuple[str, list[int]])
 _numbers = itertools.count(1)
 
 
@@ -92,18 +96,45 @@ def _write_all(fd: int, part: memoryview, at: int) -> None:
 
 def read(host: EmbeddedHost, data: bytes) -> Any:
     """The value: its buffers are mapped copy-on-write, so it is writable and shared until written."""
-    blob, sizes = msgspec.msgpack.decode(data[1:])
-    fd = os.open(host.blob_path(blob), os.O_RDONLY | os.O_CLOEXEC)
+    blob, sizes = _described(host, data)
+    fd = _open(host, blob)
     try:
-        view = mapping.private(fd, os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        if min(sizes) < 0 or size < max(_end(sizes), 1):
+            raise HallDamaged(f"hall {host.directory}: blob {blob} is cut short; scatter or compute its value anew")
+        view = mapping.private(fd, size)
         with suppress(OSError):  # What was read lately is moved to disk last.
             os.utime(fd)
     finally:
         os.close(fd)
     parts = [view[at : at + size] for size, at in zip(sizes, _places(sizes), strict=True)]
-    if len(parts[-1]) != sizes[-1]:
-        raise HallDamaged(f"hall {host.directory}: blob {blob} is cut short; scatter or compute its value anew")
     return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _described(host: EmbeddedHost, data: bytes) -> tuple[str, list[int]]:
+    """The name of a blob and the sizes of its parts."""
+    try:
+        blob, sizes = _DESCRIPTION.decode(data[1:])
+        if sizes and "/" not in blob:
+            return blob, sizes
+    except UNREADABLE:
+        pass
+    raise HallDamaged(f"hall {host.directory}: a large value has lost its file's name; scatter or compute it anew")
+
+
+def _open(host: EmbeddedHost, blob: str) -> int:
+    """A blob's file, for reading. What another user put in its place, in a directory where others may, is not read."""
+    try:
+        fd = os.open(host.blob_path(blob), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENXIO, errno.ELOOP):
+            raise
+        raise HallDamaged(f"hall {host.directory}: blob {blob} is gone; scatter or compute its value anew") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(fd)
+        raise HallDamaged(f"hall {host.directory}: blob {blob} is not as this user wrote it; scatter its value anew")
+    return fd
 
 
 def size_bytes(data: bytes) -> int:

@@ -14,6 +14,7 @@ from ...errors import HallDamaged, Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
 from ...primitives.values import FINISHED
+from ...store.records import UNREADABLE, damaged
 from ...store.transaction import Txn
 from . import blobs
 
@@ -21,6 +22,11 @@ INLINE_BYTES = 64 << 10
 REFERENCE = b"R"
 PICKLE = b"\x80"
 """How a stored value begins that refers to nothing: it is a pickle as it is."""
+SPOILED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, OverflowError, MemoryError)
+"""What the unpickler itself raises of bytes that are no pickle, beside what speaks of a class that has changed. The
+code of a class that is read may raise the same."""
+_READERS = ("guildhall.engine.local.", "guildhall.client.handles.")
+"""The modules that call the unpickler."""
 PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
 
 
@@ -137,6 +143,9 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
         if data[:1] != PICKLE:
             raise HallDamaged(f"hall {host.directory}: a value begins with {data[:1]!r}; it is damaged, set it anew")
         return pickle.loads(data)
+    except SPOILED as error:
+        tell_damage(error)
+        raise
     finally:
         left = context.held
         context.host, context.held = before
@@ -147,9 +156,25 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
 def unpack(host: EmbeddedHost, value: bytes) -> Any:
     """A stored value whose holds this session has taken. One that uses no object is a plain pickle without futures."""
     if value[:1] == PICKLE:
-        return pickle.loads(value)
-    stored = values.unpack(value)
+        try:
+            return pickle.loads(value)
+        except SPOILED as error:
+            tell_damage(error)
+            raise
+    try:
+        stored = values.unpack(value)
+    except UNREADABLE as error:
+        raise damaged(error) from error
     return decode(host, stored.data, stored.uses)
+
+
+def tell_damage(error: Exception) -> None:
+    """Raise HallDamaged in place of one of SPOILED that the unpickler raised, and not the code of a value's class."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_READERS):
+        raise HallDamaged(f"a value cannot be read ({error}): it is damaged; set or put it anew") from error
 
 
 def size_bytes(txn: Txn, value: bytes) -> int:

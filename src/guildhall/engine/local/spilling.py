@@ -68,8 +68,7 @@ def move(host: EmbeddedHost, name: str) -> bool:
     try:
         if os.path.islink(path) or host.read(values.is_litter, name):  # Looked at second: nobody else moves it now.
             raise FileNotFoundError(path)
-        shutil.copyfile(path, target)
-        os.chmod(target, 0o600)
+        _copy(path, target)
         os.rename(moving, path)
     except BaseException as error:
         for leftover in (target, moving):
@@ -83,3 +82,11 @@ def move(host: EmbeddedHost, name: str) -> bool:
             with suppress(OSError):
                 os.unlink(leftover)
     return True
+
+
+def _copy(path: str, target: str) -> None:
+    """Into a file that is new and, from its first byte on, for this user alone: others look into a temporary
+    directory, and who has opened a file goes on reading it."""
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as copy, open(path, "rb") as blob:
+        shutil.copyfileobj(blob, copy)

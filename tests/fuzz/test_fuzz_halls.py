@@ -1,0 +1,54 @@
+"""A hall that is damaged anywhere gives an error of ours or goes on: it never ends, nor hangs, the process.
+
+Some seconds here; `make fuzz MINUTES=n` goes on for longer. A failure prints the number of its case.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from damage import fuzz, said, seconds, spoil_bytes, spoil_part, spoil_record, use, write
+from faults import Child
+
+SHARE = 0.12
+"""Of all the time, for each of these six."""
+
+
+@pytest.fixture(scope="module", params=["memory", "disk"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A hall that nobody is in, in memory or on disk: that decides how LMDB maps it."""
+    in_memory = Path(os.environ["GUILDHALL_HOME"]) / "fuzz"
+    place = tmp_path_factory.mktemp("fuzz") if request.param == "disk" else in_memory
+    place.mkdir(exist_ok=True)
+    Child(write, place / "h").result()
+    yield place / "h"
+    shutil.rmtree(place)
+
+
+def test_the_hall_that_is_damaged_next_is_whole(written: Path, tmp_path: Path) -> None:
+    copy = written.parent / "copy"
+    shutil.copytree(written, copy)
+    assert said(copy, use) == "whole"
+    shutil.rmtree(copy)
+
+
+def test_damaged_bytes_of_the_store(written: Path) -> None:
+    tally = fuzz(written, written.parent, spoil_bytes, seconds(SHARE, 3))
+    print(f"bytes: {dict(tally)}")
+    assert tally["HallDamaged"] > 3, tally
+
+
+def test_damaged_records_and_keys(written: Path) -> None:
+    tally = fuzz(written, written.parent, spoil_record, seconds(SHARE, 3))
+    print(f"records: {dict(tally)}")
+    assert tally["HallDamaged"] > 3, tally
+
+
+def test_damaged_parts_of_the_directory(written: Path) -> None:
+    tally = fuzz(written, written.parent, spoil_part, seconds(SHARE, 3))
+    print(f"parts: {dict(tally)}")
+    assert tally["HallDamaged"] > 3, tally
