@@ -80,7 +80,7 @@ def everything_at_once() -> set[bytes]:
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)
     run(latch.count_down, X, 2, 1)
-    run(barrier.wait, X, 2, None)
+    run(barrier.wait, X, 1, None, None, 300)
     run(lock.release, X, 1, 1)
     run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 13, 0), 0.0)
     run(lock.acquire, X, 300, 1, 0, None)

@@ -516,7 +516,7 @@ class Latch(handles.Latch):
 
 
 class Barrier(handles.Barrier):
-    """As `guildhall.Barrier`. A wait that is cancelled leaves, and the others wait on."""
+    """As `guildhall.Barrier`. A wait that is cancelled leaves, and the others wait on. The action holds the loop up."""
 
     async def wait(self, timeout: Timeout = None) -> int:  # type: ignore[override]
         timeout_s = self._patience_s(timeout)
@@ -528,6 +528,9 @@ class Barrier(handles.Barrier):
 
     async def abort(self) -> None:  # type: ignore[override]
         super().abort()
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
 
 class Condition(handles.Condition):

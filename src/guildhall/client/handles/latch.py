@@ -10,7 +10,7 @@ from ...hosts.embedded import EmbeddedHost
 from ...primitives import latch, waiters
 from .. import drive
 from ..drive import LATE, Flow
-from .handle import Handle, whole
+from .handle import Handle, no_number, whole
 
 if TYPE_CHECKING:
     from .statistics import LatchStatistics
@@ -31,6 +31,8 @@ class Latch(Handle):
     _kind = "latch"
 
     def __init__(self, name: Any = None, count: int | None = None, *, hall: Any = None, client: Any = None) -> None:
+        if count is None:
+            no_number(type(self), name, "count")
         super().__init__(name, hall=hall, client=client)
         self._count = whole(self, "count", count, least=0)
 

@@ -13,7 +13,7 @@ from ...primitives.limiter import Moment
 from ...store.transaction import Waiter
 from .. import drive
 from ..drive import LATE, Flow
-from .handle import Handle, whole
+from .handle import Handle, no_number, whole
 
 if TYPE_CHECKING:
     from .statistics import RateLimiterStatistics
@@ -55,6 +55,8 @@ class RateLimiter(Handle):
         hall: Any = None,
         client: Any = None,
     ) -> None:
+        if rate is None:
+            no_number(type(self), name, "rate")
         super().__init__(name, hall=hall, client=client)
         units = whole(self, "rate", rate, most=MAX_RATE)
         period_s = deadline.seconds(per_s)
