@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from ..errors import Misuse
 from ..store.keys import name_of, pack, pack_int, unpack
@@ -105,20 +105,6 @@ class Hand(Record, tag=1, frozen=True):
     number: int
     positions: tuple[bytes, ...]
     items: tuple[bytes | None, ...]
-
-
-class Statistics(NamedTuple):
-    """What can be counted of a queue."""
-
-    size: int
-    maxsize: int
-    delayed: int
-    unacked: int
-    dead: int
-    getters: int
-    putters: int
-    closed: bool
-    unfinished: int
 
 
 Kept = tuple[bytes | None, ...]
@@ -208,16 +194,6 @@ def peek(txn: Txn, name: bytes, limit: int) -> list[bytes]:
 
 def unfinished(queue: Queue) -> int:
     return queue.end - (0 if queue.more is None else queue.more.done)
-
-
-def statistics(txn: Txn, name: bytes, maxsize: int) -> Statistics:
-    queue = look(txn, name, maxsize)
-    more = queue.more or More()
-    getters, putters = (sum(1 for _ in txn.scan(waiters.LINES + place + name)) for place in (GETTERS, PUTTERS))
-    dead = size(txn, dead_letters(name))
-    return Statistics(
-        queue.size, queue.maxsize, more.delayed, more.taken, dead, getters, putters, more.is_closed, unfinished(queue)
-    )
 
 
 def _is_closed(queue: Queue) -> bool:

@@ -176,11 +176,10 @@ class Barrier(Handle):
         return bool(self._look().broken)
 
     def statistics(self) -> BarrierStatistics:
-        """How many wait, how often all went on, and why it is broken."""
-        from .statistics import BarrierStatistics  # Here: with it come the records of all kinds.
+        """Who waits, how often all went on, and why it is broken."""
+        from .statistics import of_barrier  # Here: with it come the records of all kinds.
 
-        found = self._look()
-        return BarrierStatistics(self.name, found.parties, found.waiting, found.trips, found.broken)
+        return self._host.read(of_barrier, self.name, self._key, self._parties)
 
 
 def _made(kind: type[Barrier], name: Any, parties: int, action: Any, timeout_s: float | None, fixed: bool) -> Barrier:

@@ -68,13 +68,7 @@ class Latch(Handle):
         return answer is not LATE
 
     def statistics(self) -> LatchStatistics:
-        """What is left, and how many wait."""
-        from .statistics import LatchStatistics  # Here: with it come the records of all kinds.
+        """What is left, and who waits."""
+        from .statistics import of_latch  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> LatchStatistics:
-            found = latch.look(txn, self._key, self._count)
-            return LatchStatistics(
-                self.name, found.count, found.left, len(waiters.line(txn, latch.LATCHES + self._key))
-            )
-
-        return self._host.read(look)
+        return self._host.read(of_latch, self.name, self._key, self._count)

@@ -467,10 +467,10 @@ class Queue(Handle):
 
     def statistics(self) -> QueueStatistics:
         """The queue in numbers."""
-        from .statistics import QueueStatistics  # Here: with it come the records of all kinds.
+        from .statistics import of_queue  # Here: with it come the records of all kinds.
 
         self._ripen_all()
-        return QueueStatistics(self.name, *self._host.read(queue.statistics, self._key, self.maxsize))
+        return self._host.read(of_queue, self.name, self._key, self.maxsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from ... import deadline
 from ...deadline import Timeout
 from ...errors import Misuse
 from ...hosts.embedded import EmbeddedHost
-from ...primitives import limiter, waiters
+from ...primitives import limiter
 from ...primitives.limiter import Moment
 from ...store.transaction import Waiter
 from .. import drive
@@ -111,17 +111,10 @@ class RateLimiter(Handle):
         return answer is not LATE
 
     def statistics(self) -> RateLimiterStatistics:
-        """The terms, and how many units went and are waited for."""
-        from .statistics import RateLimiterStatistics  # Here: with it come the records of all kinds.
+        """The terms, how many units went and are waited for, and by whom."""
+        from .statistics import of_limiter  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> RateLimiterStatistics:
-            found = limiter.look(txn, self._key, self._terms, _moment())
-            waiting = len(waiters.line(txn, limiter.LIMITS + self._key))
-            return RateLimiterStatistics(
-                self.name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
-            )
-
-        return self._host.read(look)
+        return self._host.read(of_limiter, self.name, self._key, self._terms)
 
     def __enter__(self) -> Self:
         self.acquire()
