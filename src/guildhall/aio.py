@@ -137,6 +137,9 @@ class Counter(handles.Counter):
     async def set(self, value: int) -> None:  # type: ignore[override]
         super().set(value)
 
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
     async def reset(self) -> int:  # type: ignore[override]
         return super().reset()
 
@@ -150,6 +153,9 @@ class Event(handles.Event):
 
     async def set(self) -> None:  # type: ignore[override]
         super().set()
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def clear(self) -> None:  # type: ignore[override]
         super().clear()
@@ -366,6 +372,9 @@ class Queue(handles.Queue):
     async def close(self) -> None:  # type: ignore[override]
         super().close()
 
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
     async def reopen(self) -> None:  # type: ignore[override]
         super().reopen()
 
@@ -424,6 +433,9 @@ class Taking:
 
 class Pub(handles.Pub):
     """As `guildhall.Pub`."""
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
         await self.put_many((value,), timeout)
@@ -505,6 +517,9 @@ class Sub(handles.Sub):
 
 class Latch(handles.Latch):
     """As `guildhall.Latch`."""
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def count_down(self, n: int = 1) -> int:  # type: ignore[override]
         return super().count_down(n)
@@ -633,6 +648,9 @@ class RateLimiter(handles.RateLimiter):
         timeout_s = deadline.seconds(timeout)
         host = self._host
         return await drive.arun(host, self._acquire_flow(host, number, timeout_s))
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def try_acquire(self, n: int = 1) -> bool:  # type: ignore[override]
         return super().try_acquire(n)

@@ -273,6 +273,14 @@ def _move_up(txn: Txn, name: bytes, number: int) -> None:
     _tell_first(txn, name, limit)
 
 
+def delete(txn: Txn, name: bytes) -> None:
+    """Nothing is left of it, also of what went. Raises Misuse while somebody waits."""
+    waiters.refuse_waited(txn, LIMITS + name, "rate limiter")
+    txn.delete(LIMITS + name)
+    for key, _ in txn.scan(LOGS + name):
+        txn.delete(key)
+
+
 def bury_wait(txn: Txn, left: waiters.Left, now: float = 0.0) -> None:
     """The place of a dead waiter goes to those behind it."""
     _move_up(txn, left.place[len(LIMITS) :], WANT.unpack(left.want).number)

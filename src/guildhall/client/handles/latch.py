@@ -51,6 +51,10 @@ class Latch(Handle):
         """What is left to count down."""
         return self._host.read(latch.look, self._key, self._count).left
 
+    def delete(self) -> None:
+        """Leave nothing of it: the next handle may give another count. Raises Misuse while somebody waits."""
+        self._host.transact(latch.delete, self._key)
+
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the count is zero, False when the time was up."""
         timeout_s = deadline.seconds(timeout)

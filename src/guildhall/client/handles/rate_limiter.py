@@ -110,6 +110,13 @@ class RateLimiter(Handle):
         )
         return answer is not LATE
 
+    def delete(self) -> None:
+        """Leave nothing of it: the next handle that is used may give other terms, and what went is forgotten.
+
+        Raises Misuse while somebody waits.
+        """
+        self._host.transact(limiter.delete, self._key)
+
     def statistics(self) -> RateLimiterStatistics:
         """The terms, how many units went and are waited for, and by whom."""
         from .statistics import of_limiter  # Here: with it come the records of all kinds.

@@ -150,6 +150,10 @@ class Pub(Handle):
         if answer is LATE:
             raise TimedOut(f"topic {self.name!r:.60}: a subscriber was still full after {timeout_s:g} s")
 
+    def delete(self) -> None:
+        """Leave nothing of the topic, its settings and what it keeps. Raises Misuse while anybody subscribes to it."""
+        self._host.transact(subscription.delete, self._key)
+
     def statistics(self) -> TopicStatistics:
         """The topic at this moment."""
         from .statistics import of_topic  # Here: with it come the records of all kinds.
