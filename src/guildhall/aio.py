@@ -641,7 +641,7 @@ class Election(handles.Election):
 
 
 class RateLimiter(handles.RateLimiter):
-    """As `guildhall.RateLimiter`."""
+    """As `guildhall.RateLimiter`. Its loop counts milliseconds: who is late by one needs a burst to make up for it."""
 
     async def acquire(self, n: int = 1, timeout: Timeout = None) -> bool:  # type: ignore[override]
         number = self._number(n)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ... import deadline
 from ...deadline import Timeout
 from ...errors import Misuse
+from ...hosts.doorbell import LOOK_S
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import limiter
 from ...primitives.limiter import Moment
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .statistics import RateLimiterStatistics
 
 MAX_RATE = 10**9
+NEAR_S = 1.2 * LOOK_S
+"""So long before its time a waiter is awake: woken at it, it would be late by about as much (50 us are the kernel's
+timer slack), and without a burst to make up for it that is lost."""
 
 
 class RateLimiter(Handle):
@@ -107,6 +111,7 @@ class RateLimiter(Handle):
             timeout_s,
             leave=lambda waiter: host.transact(limiter.leave, key, number, waiter),
             due=due,
+            near_s=NEAR_S,
         )
         return answer is not LATE
 
