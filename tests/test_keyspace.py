@@ -39,6 +39,7 @@ from guildhall.store.transaction import Waiter
 PAGE = Path(__file__).parents[1] / "docs" / "keyspace.md"
 VECTOR = re.compile(r"^\| .* \| `([0-9a-f ]+)` \|$", re.MULTILINE)
 X = pack_name("test", "x")
+Y = pack_name("test", "y")
 
 
 def everything_at_once() -> set[bytes]:
@@ -80,7 +81,7 @@ def everything_at_once() -> set[bytes]:
     run(variable.take_turn, X, 300, 1, None)
     run(counter.add, X, 1)
     run(latch.count_down, X, 2, 1)
-    run(barrier.wait, X, 2, None)
+    run(barrier.wait, X, 1, None, None, 300)
     run(lock.release, X, 1, 1)
     run(condition.wait, X, Guard(lock.LOCKS + X, 300, 1), Waiter(300, 13, 0), 0.0)
     run(lock.acquire, X, 300, 1, 0, None)
@@ -115,6 +116,9 @@ def everything_at_once() -> set[bytes]:
     run(subscription.subscribe, pack_name("test", "x.*"), values.object_id(300, 13), values.object_id(300, 13))
     run(topic.publish, pack_name("test", "x.y"), (b"",))
     run(values.follow, values.feed_of(Waiter(300, 0, 9)), [values.object_id(1, 5)], [Waiter(300, 20, 0)])
+    run(queue.put, Y, 0, b"\x80", None)
+    run(queue.get, Y, 0, 1, 300, None, 0.0, pack((300, 1)), 1)
+    run(delivery.delete, Y, 9)
     return seen
 
 

@@ -137,6 +137,9 @@ class Counter(handles.Counter):
     async def set(self, value: int) -> None:  # type: ignore[override]
         super().set(value)
 
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
     async def reset(self) -> int:  # type: ignore[override]
         return super().reset()
 
@@ -150,6 +153,9 @@ class Event(handles.Event):
 
     async def set(self) -> None:  # type: ignore[override]
         super().set()
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def clear(self) -> None:  # type: ignore[override]
         super().clear()
@@ -366,6 +372,9 @@ class Queue(handles.Queue):
     async def close(self) -> None:  # type: ignore[override]
         super().close()
 
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
     async def reopen(self) -> None:  # type: ignore[override]
         super().reopen()
 
@@ -424,6 +433,9 @@ class Taking:
 
 class Pub(handles.Pub):
     """As `guildhall.Pub`."""
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def put(self, value: Any, timeout: Timeout = None) -> None:  # type: ignore[override]
         await self.put_many((value,), timeout)
@@ -506,6 +518,9 @@ class Sub(handles.Sub):
 class Latch(handles.Latch):
     """As `guildhall.Latch`."""
 
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
+
     async def count_down(self, n: int = 1) -> int:  # type: ignore[override]
         return super().count_down(n)
 
@@ -516,7 +531,7 @@ class Latch(handles.Latch):
 
 
 class Barrier(handles.Barrier):
-    """As `guildhall.Barrier`. A wait that is cancelled leaves, and the others wait on."""
+    """As `guildhall.Barrier`. A wait that is cancelled leaves, and the others wait on. The action holds the loop up."""
 
     async def wait(self, timeout: Timeout = None) -> int:  # type: ignore[override]
         timeout_s = self._patience_s(timeout)
@@ -528,6 +543,9 @@ class Barrier(handles.Barrier):
 
     async def abort(self) -> None:  # type: ignore[override]
         super().abort()
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
 
 class Condition(handles.Condition):
@@ -623,13 +641,16 @@ class Election(handles.Election):
 
 
 class RateLimiter(handles.RateLimiter):
-    """As `guildhall.RateLimiter`."""
+    """As `guildhall.RateLimiter`. Its loop counts milliseconds: who is late by one needs a burst to make up for it."""
 
     async def acquire(self, n: int = 1, timeout: Timeout = None) -> bool:  # type: ignore[override]
         number = self._number(n)
         timeout_s = deadline.seconds(timeout)
         host = self._host
         return await drive.arun(host, self._acquire_flow(host, number, timeout_s))
+
+    async def delete(self) -> None:  # type: ignore[override]
+        super().delete()
 
     async def try_acquire(self, n: int = 1) -> bool:  # type: ignore[override]
         return super().try_acquire(n)

@@ -24,9 +24,11 @@ from guildhall import (
     NoHall,
     Pub,
     Queue,
+    Semaphore,
     Sub,
     TimedOut,
     Variable,
+    aio,
     as_completed,
     wait,
 )
@@ -79,6 +81,28 @@ def test_a_false_name_is_a_fresh_unique_one(hall: Hall, kind: Any, name: Any) ->
     assert one.name != other.name
     prefix = "topic" if kind in (Pub, Sub) else kind.__name__.lower()
     assert one.name.startswith(f"{prefix}-")
+
+
+@pytest.mark.parametrize("module", [guildhall, aio])
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [("Semaphore", "max_leases"), ("Barrier", "parties"), ("Latch", "count"), ("RateLimiter", "rate")],
+)
+@pytest.mark.parametrize("number", [3, 0, True, 2.5])
+def test_a_number_where_the_name_comes_is_refused_and_told_what_to_write(
+    hall: Hall, module: Any, kind: str, word: str, number: Any
+) -> None:
+    """Others' semaphores and barriers take it first; a semaphore of the name 3, for one at a time, is nobody's wish."""
+    make = getattr(module, kind)
+    with pytest.raises(TypeError, match=rf"write {kind}\({word}={number}\) or {kind}\('some name', {word}={number}\)"):
+        make(number)
+    assert make(7, 3).name == 7
+    assert isinstance(make(**{word: 3}).name, str)
+
+
+def test_who_gives_the_peers_order_is_told_that_the_name_comes_first(hall: Hall) -> None:
+    with pytest.raises(TypeError, match=r"max_leases 'db': expected a whole number, got str; the name comes first"):
+        Semaphore(3, "db")  # type: ignore[arg-type]
 
 
 ODD_NAMES: list[Any] = [

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -40,6 +40,7 @@ from guildhall import (
 )
 from guildhall.client import census
 from guildhall.client.census import KINDS
+from guildhall.client.handles.statistics import Waiting
 from guildhall.primitives import census as ops
 from guildhall.store.keys import name_of, pack_name
 from guildhall.store.memory import MemoryStore
@@ -63,7 +64,7 @@ def waited(condition: Condition) -> Condition:
             condition.wait(2)
 
     threading.Thread(target=wait, daemon=True).start()
-    assert eventually(lambda: condition.statistics().waiting == 1)
+    assert eventually(lambda: len(condition.statistics().waiting) == 1)
     return condition
 
 
@@ -114,6 +115,68 @@ def test_every_thing_of_a_kind_is_seen_once_with_its_statistics(hall: Hall, kind
         assert without_times(dataclasses.asdict(handle.statistics())) == without_times(dataclasses.asdict(seen))
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.word)
+def test_statistics_of_all_kinds_say_the_same_things_by_the_same_names(hall: Hall, kind: census.Kind) -> None:
+    made = MAKERS[kind.word](hall, "x")
+    (one,) = hall.snapshot().things[kind.word]
+    for told in (one.statistics, made.statistics() if hasattr(made, "statistics") else one.statistics):
+        assert told.kind == kind.word
+        assert told.name in ("x", ("x",), ["x"])
+        assert all(isinstance(waiter, Waiting) for waiter in told.waiting)
+        assert isinstance(told.waiting, tuple)
+        if kind.word in ("lock", "rlock", "rwlock", "multilock", "semaphore", "election"):
+            assert [(holder.session, holder.pid) for holder in told.holders] == [(hall.host.session, os.getpid())]
+
+
+def test_who_waits_is_told_with_what_it_waits_for(hall: Hall) -> None:
+    full = Queue("full", maxsize=1, hall=hall)
+    full.put(1)
+    bounded, reader = Pub("t", maxlen=1, policy="block", hall=hall), Sub("t", hall=hall)
+    bounded.put(1)
+    leader = held(Election("e", hall=hall), "campaign")
+    waits: dict[str, Callable[[], Any]] = {
+        "get": lambda: Queue("empty", hall=hall).get(timeout=20),
+        "put": lambda: full.put(2, timeout=20),
+        "join": lambda: full.join(timeout=20),
+        "lead": lambda: Election("e", hall=hall).campaign(timeout=20),
+        "change": lambda: next(iter(_changes(Election("e", hall=hall)))),
+        "value": lambda: Variable("v", hall=hall).get(timeout=20),
+        "newer": lambda: Variable("w", hall=hall).wait_for(lambda value: value == 1, timeout=20),
+    }
+    Variable("w", hall=hall).set(0)
+    threads = [threading.Thread(target=call, daemon=True) for call in (*waits.values(), lambda: bounded.put(2, 20))]
+    for thread in threads:
+        thread.start()
+
+    def modes() -> set[str]:
+        some = [one.statistics for things in hall.snapshot().things.values() for one in things]
+        assert all(one.pid == os.getpid() for told in some for one in told.waiting)
+        return {one.mode for told in some for one in told.waiting}
+
+    assert eventually(lambda: modes() == set(waits))
+    assert eventually(lambda: bounded.statistics().waiting_publishers == 1)
+    assert (full.statistics().putters, full.statistics().getters) == (1, 0)
+    assert (Election("e", hall=hall).statistics().candidates, Election("e", hall=hall).statistics().watchers) == (1, 1)
+    assert Variable("w", hall=hall).statistics().watchers == 1
+    leader.resign()
+    Queue("empty", hall=hall).put(1)
+    Variable("v", hall=hall).set(1)
+    Variable("w", hall=hall).set(1)
+    for _ in range(2):
+        reader.get(timeout=10)
+        full.get(timeout=10)
+        full.task_done()
+    for thread in threads:
+        thread.join(10)
+    assert modes() == set()
+
+
+def _changes(election: Election) -> Iterator[Any]:
+    watch = election.watch(timeout=20)
+    next(watch)
+    yield next(watch)
+
+
 def test_what_is_only_waited_for_is_seen(hall: Hall) -> None:
     waits = [
         lambda: Variable("v", hall=hall).get(),
@@ -128,7 +191,7 @@ def test_what_is_only_waited_for_is_seen(hall: Hall) -> None:
         thread.start()
     try:
         assert eventually(lambda: set(hall.snapshot().things) == {"variable", "event", "queue", "lock"})
-        assert eventually(lambda: Event("e", hall=hall).statistics().waiting == 1)
+        assert eventually(lambda: len(Event("e", hall=hall).statistics().waiting) == 1)
         assert eventually(lambda: len(lock.statistics().waiting) == 1)
         (waiter,) = lock.statistics().waiting
         assert waiter.pid == os.getpid()
@@ -174,7 +237,7 @@ def test_a_snapshot_is_frozen_and_has_a_form_in_json(hall: Hall) -> None:
     (session,) = plain["sessions"]
     assert (session["number"], session["pid"], session["is_alive"]) == (1, os.getpid(), True)
     assert {one["kind"] for one in session["holds"]} == {
-        "lock", "rlock", "rwlock", "multilock", "semaphore",
+        "lock", "election", "rlock", "rwlock", "multilock", "semaphore",
     }  # fmt: skip
     assert plain["store"]["left_bytes"] > plain["store"]["used_bytes"] > 0
     assert len(made) == len(MAKERS) * len(NAMES)

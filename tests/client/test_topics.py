@@ -254,7 +254,7 @@ def test_a_late_subscriber_hears_what_the_topic_keeps(hall: Hall) -> None:
     assert drained(Sub("t", start=late.seq + 1 if late.seq else 0)) == [4, 5, 6]
     gc.collect()
     hall.host.flush()
-    assert pub.statistics() == guildhall.TopicStatistics("t", 1, 3, 7, 7, 4, 0, 3, 0)
+    assert pub.statistics() == guildhall.TopicStatistics("t", 1, 3, 7, 7, 4, 0, 3, ())
     Pub("t", keep=0)
     late.close()
     assert count(hall, topic.MESSAGES, topic.TIMES) == 0

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from guildhall.client.handles.statistics import of_queue
 from guildhall.primitives import delivery, queue, sessions, waiters
 from guildhall.primitives.op import BUSY, PARKED
 from guildhall.primitives.queue import CLOSED
@@ -370,7 +371,7 @@ class QueueModel(RuleBasedStateMachine):
     def the_numbers_agree(self) -> None:
         if not hasattr(self, "maxsize"):
             return
-        told = self.store.read(queue.statistics, N, self.maxsize)
+        told = self.store.read(of_queue, "n", N, self.maxsize)
         assert told.size == len(self.ready)
         assert told.delayed == len(self.later)
         assert told.unacked == len(self.taken)

@@ -10,6 +10,7 @@ import pytest
 
 from guildhall.errors import BrokenBarrier, LockLost, NotHeld
 from guildhall.primitives import barrier, condition, election, limiter, lock, rlock, sessions, waiters
+from guildhall.primitives.barrier import ACT
 from guildhall.primitives.condition import Guard
 from guildhall.primitives.limiter import Moment, Terms
 from guildhall.primitives.op import BUSY, PARKED
@@ -55,78 +56,157 @@ class World:
         return sum(key[:1] in (waiters.LINES, waiters.WAITS, condition.NOTIFIED) for key in self.store.keys)
 
 
+class Round:
+    """A barrier as plain lists. Who `can_act` brings an action; while one runs, `going` of the line go after it."""
+
+    def __init__(self, parties: int, *, is_fixed: bool) -> None:
+        self.parties, self.is_fixed = parties, is_fixed
+        self.line: list[Waiter] = []
+        self.able: set[Waiter] = set()
+        self.told: dict[Waiter, Any] = {}
+        self.broken = False
+        self.going = 0
+        self.actor: Waiter | None = None
+        self.members: set[int] = set()
+
+    def come(self, waiter: Waiter, *, can_act: bool, waits: bool) -> Any:
+        if self.broken:
+            return "broken"
+        if len(self.line) + 1 == self.parties and not self.going:
+            if not can_act:
+                self.go(len(self.line), {waiter.session})
+                return self.parties - 1
+            self.line.append(waiter)
+            self.able.add(waiter)
+            self.going, self.actor = self.parties, waiter
+            return ACT
+        if not waits:
+            self.end()
+            return BUSY
+        self.line.append(waiter)
+        if can_act:
+            self.able.add(waiter)
+        return PARKED
+
+    def go(self, count: int, also: set[int]) -> None:
+        """So many of the line go, each told its place."""
+        self.told.update({waiter: index for index, waiter in enumerate(self.line[:count])})
+        if self.is_fixed:
+            self.members = {waiter.session for waiter in self.line[:count]} | also
+        del self.line[:count]
+        self.going, self.actor = 0, None
+
+    def acted(self) -> None:
+        self.go(self.going, set())
+        while len(self.line) >= self.parties and not self.going:
+            able = [waiter for waiter in self.line[: self.parties] if waiter in self.able]
+            if able:
+                self.going, self.actor = self.parties, able[-1]
+            else:
+                self.go(self.parties, set())
+
+    def leave(self, waiter: Waiter) -> None:
+        if waiter == self.actor:
+            self.line.remove(waiter)
+            self.end()
+        else:
+            self.going -= waiter in self.line[: self.going]
+            self.line.remove(waiter)
+
+    def end(self) -> None:
+        if not self.broken:
+            self.broken = True
+            self.clear()
+
+    def clear(self) -> None:
+        self.told.update(dict.fromkeys(self.line, "broken"))
+        self.line.clear()
+        self.going, self.actor = 0, None
+
+    def reset(self) -> None:
+        self.clear()
+        self.broken, self.members = False, set()
+
+    def die(self, dead: int) -> None:
+        self.told = {waiter: how for waiter, how in self.told.items() if waiter.session != dead}
+        if any(waiter.session == dead for waiter in self.line):
+            self.line = [waiter for waiter in self.line if waiter.session != dead]
+            self.end()
+        if dead in self.members:
+            self.members.remove(dead)
+            if self.members:
+                self.end()
+            elif not self.line:
+                self.broken = False
+
+
 def run_barrier(seed: int) -> None:
     world = World(seed)
     dice, store = world.dice, world.store
-    parties = dice.randint(1, 4)
-    waiting: list[Waiter] = []
-    told: dict[Waiter, Any] = {}
-    broken = False
-
-    def break_it() -> None:
-        nonlocal broken
-        if not broken:
-            broken = True
-            told.update(dict.fromkeys(waiting, "broken"))
-            waiting.clear()
-
+    parties, share, is_fixed = dice.randint(1, 4), dice.choice((0, 0, 0.7, 1)), dice.random() < 0.4
+    model = Round(parties, is_fixed=is_fixed)
     for _ in range(dice.randint(5, 40)):
-        step = dice.choice(
-            ("come", "come", "come", "come", "give up", "leave", "once", "abort", "reset", "die", "hear")
-        )
+        steps = ("come",) * 6 + ("give up", "leave", "once", "abort", "reset", "delete", "die", "hear")
+        if model.actor and dice.random() < 0.4:
+            steps = ("act", "fail")
+        step = dice.choice(steps)
         if step in ("come", "once"):
-            waiter = world.waiter()
+            waiter, can_act = world.waiter(), dice.random() < share
+            actor, member = (waiter if can_act else None), (waiter.session if is_fixed else 0)
             try:
-                answer: Any = store.transact(barrier.wait, N, parties, waiter if step == "come" else None)
+                answer: Any = store.transact(
+                    barrier.wait, N, parties, waiter if step == "come" else None, actor, member
+                )
             except BrokenBarrier:
                 answer = "broken"
-            if broken:
-                assert answer == "broken"
-            elif len(waiting) + 1 == parties:
-                assert answer == len(waiting)
-                told.update({other: index for index, other in enumerate(waiting)})
-                waiting.clear()
-            elif step == "come":
-                assert answer is PARKED
-                waiting.append(waiter)
-            else:
-                assert answer is BUSY
-                break_it()
-        elif step in ("give up", "leave", "hear") and (waiting or told):
-            waiter = dice.choice([*waiting, *told])
-            if waiter in told:
-                if step == "leave":
-                    store.transact(barrier.withdraw, N, parties, waiter)
-                    del told[waiter]
-                    continue
-                if step == "give up":
-                    assert not store.transact(barrier.give_up, N, parties, waiter)
-                outcome = store.transact(barrier.collect, waiter)
-                assert ("broken" if outcome.broken else outcome.index) == told.pop(waiter)
-            elif step == "give up":
-                assert store.transact(barrier.give_up, N, parties, waiter)
-                waiting.remove(waiter)
-                break_it()
-            elif step == "leave":
-                store.transact(barrier.withdraw, N, parties, waiter)
-                waiting.remove(waiter)
+            assert answer == model.come(waiter, can_act=can_act, waits=step == "come")
+        elif step == "act":
+            assert store.read(barrier.is_to_act, N, model.actor)
+            store.transact(barrier.go, N, model.actor, is_fixed)
+            model.acted()
+        elif step == "fail":
+            store.transact(barrier.fail, N, model.actor, "it failed")
+            model.leave(model.actor)
+        elif step in ("give up", "leave", "hear") and (model.line or model.told):
+            hear(model, store, step, dice.choice([*model.line, *model.told]))
         elif step == "abort":
             store.transact(barrier.abort, N, parties)
-            break_it()
+            model.end()
         elif step == "reset":
             store.transact(barrier.reset, N, parties)
-            told.update(dict.fromkeys(waiting, "broken"))
-            waiting.clear()
-            broken = False
+            model.reset()
+        elif step == "delete":
+            store.transact(barrier.delete, N)
+            model.reset()
+            assert store.read(barrier.seen, N) is None
         elif step == "die":
-            dead = world.kill()
-            told = {waiter: how for waiter, how in told.items() if waiter.session != dead}
-            if any(waiter.session == dead for waiter in waiting):
-                waiting[:] = [waiter for waiter in waiting if waiter.session != dead]
-                break_it()
+            model.die(world.kill())
         found = store.read(barrier.look, N, parties)
-        assert (found.waiting, bool(found.broken)) == (len(waiting), broken)
-        assert world.lines() == 2 * len(waiting) + len(told)
+        assert (found.waiting, bool(found.broken), found.going) == (len(model.line), model.broken, model.going)
+        assert set(found.members) == model.members
+        assert {key[:1] for key in store.keys if key.endswith(N)} <= {barrier.BARRIERS, barrier.PARTIES}
+        assert sum(key[:1] == barrier.PARTIES for key in store.keys) == len(model.members)
+        assert world.lines() == 2 * len(model.line) + len(model.told)
+
+
+def hear(model: Round, store: MemoryStore, step: str, waiter: Waiter) -> None:
+    """A party learns how its wait ended, or ends it."""
+    if waiter in model.told:
+        if step == "leave":
+            store.transact(barrier.withdraw, N, model.parties, waiter)
+            del model.told[waiter]
+            return
+        if step == "give up":
+            assert not store.transact(barrier.give_up, N, model.parties, waiter)
+        outcome = store.transact(barrier.collect, waiter)
+        assert ("broken" if outcome.broken else outcome.index) == model.told.pop(waiter)
+    elif step == "give up":
+        assert store.transact(barrier.give_up, N, model.parties, waiter)
+        model.line.remove(waiter)
+        model.end()
+    elif step == "leave":
+        store.transact(barrier.withdraw, N, model.parties, waiter)
+        model.leave(waiter)
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guildhall.client.handles.statistics import of_variable
 from guildhall.primitives import counter, sessions, values, variable, waiters
 from guildhall.primitives.op import BUSY, PARKED
 from guildhall.primitives.values import FINISHED
@@ -153,9 +154,11 @@ def test_statistics_count_who_waits_for_what(store: MemoryStore) -> None:
     store.transact(variable.await_newer, N, 0, Waiter(1, 3, 1))
     store.transact(variable.take_turn, N, 1, 1, None)
     store.transact(variable.take_turn, N, 1, 2, Waiter(1, 4, 1))
-    assert store.read(variable.figures, N) == (None, 2, 2)
+    told = store.read(of_variable, "n", N)
+    assert [(one.session, one.mode) for one in told.waiting] == [(1, "value"), (1, "turn"), (1, "newer"), (1, "newer")]
     store.transact(variable.put, N, b"1")
-    assert store.read(variable.figures, N) == ((version(store), b"1"), 1, 0)
+    told = store.read(of_variable, "n", N)
+    assert (told.version, [one.mode for one in told.waiting]) == (version(store), ["turn"])
 
 
 def test_an_update_lets_go_of_what_the_old_value_kept_and_holds_what_the_new_one_does(store: MemoryStore) -> None:
@@ -402,9 +405,9 @@ class Program:
         for turn in model.turns[:1]:
             assert self.store.read(variable.has_turn, N, turn.session, turn.ticket)
         assert bool(model.turns) is (self.store.read(lambda txn: txn.get(variable.TURNS + N)) is not None)
-        found = self.store.read(variable.figures, N)
+        found = self.store.read(of_variable, "n", N)
         waiting = [actor.waits for actor in model.actors if actor.waits and not actor.is_done]
-        assert (found.waiting, found.watchers) == (len(waiting) - waiting.count("newer"), waiting.count("newer"))
+        assert (len(found.waiting), found.watchers) == (len(waiting), waiting.count("newer"))
         kept = [key for key in self.store.keys if key[:1] == values.OBJECTS]
         is_odd = model.value is not None and model.value % 2 == 1
         assert len(kept) == is_odd, "only what the value keeps is there"

@@ -39,10 +39,12 @@ class Pause(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """Before a first pause: a thread looks for a moment whether the waiter is granted, and says so if it is."""
+    """Before a first pause, or when the time has nearly come: a thread looks for a moment whether the waiter is
+    granted, and says so if it is. A coroutine lets others of its loop go on."""
 
     waiter: Waiter
     left_s: float | None
+    is_near: bool = False
 
 
 DONE = Pause(None, 0.0)
@@ -68,12 +70,14 @@ def waiting(
     leave: Callable[[Waiter], bool] | None = None,
     due: Callable[[Waiter], float | None] | None = None,
     *,
+    near_s: float = 0.0,
     is_owned: bool = False,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
-    `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
+    `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung). So long
+    before that, `near_s`, it is not slept any more: for what must not be late by as much as being woken takes.
     `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError.
     """
     if timeout_s == 0:
@@ -87,7 +91,7 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            is_granted = yield Glance(waiter, deadline.left(until))
+            is_granted = near_s == 0 and (yield Glance(waiter, deadline.left(until)))
             while not is_granted and not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
@@ -95,7 +99,10 @@ def waiting(
                         return LATE
                     break
                 wake_s = left_s if due is None else sooner(left_s, due(waiter))
-                yield Pause(waiter, wake_s, owned=owned)
+                if near_s and wake_s is not None and wake_s <= near_s:
+                    is_granted = yield Glance(waiter, wake_s, is_near=True)
+                else:
+                    yield Pause(waiter, None if wake_s is None else wake_s - near_s, owned=owned)
             answer = collect(waiter)
             if not isinstance(answer, Answer):
                 yield DONE
@@ -151,6 +158,8 @@ class _Sleeper:
         return None
 
     def glance(self, glance: Glance) -> bool:
+        if glance.is_near and glance.left_s is not None:
+            return self._host.stay_awake(glance.left_s, waiters.is_granted, glance.waiter)
         self._host.flush()
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
@@ -224,6 +233,16 @@ class _Sleeper:
             go_on()
 
 
+async def _next_turn(flow: Flow[T]) -> None:
+    """Let the others of the loop run once. The flow hears of a cancellation."""
+    import asyncio
+
+    try:
+        await asyncio.sleep(0)
+    except BaseException as error:
+        flow.throw(error)
+
+
 async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
     """Drive a flow from an event loop. In a task that waits for longer than a moment, others run meanwhile."""
     from .lounge import lounge_of  # With asyncio, which takes three times as long to load as all of guildhall.
@@ -238,8 +257,12 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                 pause = next(flow)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            if isinstance(pause, Glance) or pause is DONE:
-                continue  # A coroutine does not hold up its loop, and sleeps with nothing of its own.
+            if pause is DONE:
+                continue  # A coroutine sleeps with nothing of its own.
+            if isinstance(pause, Glance):  # It does not hold up its loop.
+                if pause.is_near:
+                    await _next_turn(flow)
+                continue
             waiter, left_s = pause.waiter, pause.left_s
             assert waiter is not None, "a flow with a bell of its own is for threads"
             try:

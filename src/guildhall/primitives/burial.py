@@ -52,6 +52,7 @@ def give_back(
         if (bury_wait := _LINES.get(left.place[:1])) is not None:
             bury_wait(txn, left, now)
     delivery.bury(txn, session, marks, waits)
+    barrier.bury(txn, session)
     condition.bury(txn, session, now)  # Before its locks: who is told stands in line for them.
     election.bury(txn, session)
     lock.bury(txn, session, now)

@@ -18,9 +18,9 @@ from ..store.keys import pack_id, unpack
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import queue as queues
-from . import values
+from . import values, waiters
 from .op import NotNow
-from .queue import CLOSED, GETTERS, HAND, HANDS, ITEM, ITEMS, TAKEN, Batch, Closed, Hand, Item, Queue
+from .queue import CLOSED, ENDS, GETTERS, HAND, HANDS, ITEM, ITEMS, QUEUES, TAKEN, Batch, Closed, Hand, Item, Queue
 from .waiters import Left
 
 DEATHS_IN_HAND = 4
@@ -287,3 +287,27 @@ def bury(txn: Txn, session: int, marks: Sequence[int], left: Iterable[Left]) -> 
             queues.write(txn, hand.name, _with_hand_back(txn, hand, deaths=1))
     for name in sorted(touched):
         queues.settle(txn, name, queues.look(txn, name))
+
+
+def delete(txn: Txn, name: bytes, limit: int) -> bool:
+    """Throw away so many items of the queue; when none is left, also what is in hands, and it. Whether that is done.
+
+    Its numbers go on as long as a hand or a grant may name one of them: a thread deletes what it got last with its next
+    get, and that must not be an item of another queue of this name.
+    """
+    if not queues.clear(txn, name, limit):
+        return False
+    is_named = waiters.is_granted_at(txn, GETTERS + name)
+    for key, data in txn.scan(HANDS):
+        hand = HAND.unpack(data)
+        if hand.name == name:
+            is_named = True
+            _let_go(txn, hand)
+            txn.put(key, HAND.pack(Hand(name, hand.number, (), ())))
+    end = queues.look(txn, name).end
+    if is_named and end:
+        txn.put(ENDS + name, end.to_bytes(8, "big"))
+    else:
+        txn.delete(ENDS + name)
+    txn.delete(QUEUES + name)
+    return True

@@ -55,6 +55,12 @@ def count_down(txn: Txn, name: bytes, count: int, number: int) -> int:
     return left
 
 
+def delete(txn: Txn, name: bytes) -> None:
+    """Nothing is left of it. Raises Misuse while somebody waits."""
+    waiters.refuse_waited(txn, LATCHES + name, "latch")
+    txn.delete(LATCHES + name)
+
+
 def wait(txn: Txn, name: bytes, count: int, waiter: Waiter | None) -> NotNow | bool:
     """True if the count is zero; else the waiter is parked until it is."""
     found = look(txn, name, count)

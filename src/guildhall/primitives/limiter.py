@@ -216,7 +216,7 @@ def due(txn: Txn, waiter: Waiter) -> int | None:
 def turn(txn: Txn, name: bytes, terms: Terms, now: Moment, waiter: Waiter) -> int | None:
     """Let all go whose time has come. None if the waiter is among them, else when to call again."""
     limit, ns = _current(txn, name, terms, now)
-    limit = _serve(txn, name, limit, ns)
+    limit = _serve(txn, name, limit, ns, waiter)
     txn.put(LIMITS + name, LIMIT.pack(limit))
     packed = waiters.want(txn, waiter)
     if packed is None:
@@ -232,12 +232,16 @@ def turn(txn: Txn, name: bytes, terms: Terms, now: Moment, waiter: Waiter) -> in
     return at_ns
 
 
-def _serve(txn: Txn, name: bytes, limit: Limit, ns: int) -> Limit:
+def _serve(txn: Txn, name: bytes, limit: Limit, ns: int, awake: Waiter) -> Limit:
+    """Let all go whose time has come. Who asks for that is awake, and need not be rung."""
     while (first := waiters.head(txn, LIMITS + name)) is not None:
         number = WANT.unpack(first[1]).number
         if _due_ns(txn, name, limit, number) > ns:
             break
-        waiters.unpark(txn, LIMITS + name)
+        if first[0][:2] == awake[:2]:
+            waiters.withdraw(txn, awake)
+        else:
+            waiters.unpark(txn, LIMITS + name)
         limit = _spend(txn, name, limit, number, ns, -number)
     _tell_first(txn, name, limit)
     return limit
@@ -271,6 +275,14 @@ def _move_up(txn: Txn, name: bytes, number: int) -> None:
     limit = _queue(limit, -number)
     txn.put(LIMITS + name, LIMIT.pack(limit))
     _tell_first(txn, name, limit)
+
+
+def delete(txn: Txn, name: bytes) -> None:
+    """Nothing is left of it, also of what went. Raises Misuse while somebody waits."""
+    waiters.refuse_waited(txn, LIMITS + name, "rate limiter")
+    txn.delete(LIMITS + name)
+    for key, _ in txn.scan(LOGS + name):
+        txn.delete(key)
 
 
 def bury_wait(txn: Txn, left: waiters.Left, now: float = 0.0) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from ..errors import Misuse
 from ..store.keys import name_of, pack, pack_int, unpack
@@ -39,6 +39,7 @@ HANDS = b"\x65"
 DELAYED = b"\x66"
 JOINERS = b"\x67"
 AHEAD = b"\x68"
+ENDS = b"\x6a"
 
 RIPEN = 64
 """So many delayed items at most are moved by one op, so that nobody waits long for the store."""
@@ -107,20 +108,6 @@ class Hand(Record, tag=1, frozen=True):
     items: tuple[bytes | None, ...]
 
 
-class Statistics(NamedTuple):
-    """What can be counted of a queue."""
-
-    size: int
-    maxsize: int
-    delayed: int
-    unacked: int
-    dead: int
-    getters: int
-    putters: int
-    closed: bool
-    unfinished: int
-
-
 Kept = tuple[bytes | None, ...]
 """What a hand has of a batch: None for an item that was left where it stood."""
 
@@ -184,7 +171,16 @@ def is_dead_letters(name: bytes) -> bool:
 
 def look(txn: Txn, name: bytes, maxsize: int = 0) -> Queue:
     data = txn.get(QUEUES + name)
-    return Queue(maxsize) if data is None else _unpack_queue(data)
+    return _new(txn, name, maxsize) if data is None else _unpack_queue(data)
+
+
+def _new(txn: Txn, name: bytes, maxsize: int) -> Queue:
+    """A queue that nobody used yet, or not since it was deleted: then its numbers may have to go on."""
+    data = txn.get(ENDS + name)
+    if data is None:
+        return Queue(maxsize)
+    end = int.from_bytes(data, "big")
+    return Queue(maxsize, end, end, more=More(done=end))
 
 
 def size(txn: Txn, name: bytes) -> int:
@@ -208,16 +204,6 @@ def peek(txn: Txn, name: bytes, limit: int) -> list[bytes]:
 
 def unfinished(queue: Queue) -> int:
     return queue.end - (0 if queue.more is None else queue.more.done)
-
-
-def statistics(txn: Txn, name: bytes, maxsize: int) -> Statistics:
-    queue = look(txn, name, maxsize)
-    more = queue.more or More()
-    getters, putters = (sum(1 for _ in txn.scan(waiters.LINES + place + name)) for place in (GETTERS, PUTTERS))
-    dead = size(txn, dead_letters(name))
-    return Statistics(
-        queue.size, queue.maxsize, more.delayed, more.taken, dead, getters, putters, more.is_closed, unfinished(queue)
-    )
 
 
 def _is_closed(queue: Queue) -> bool:
@@ -270,7 +256,7 @@ def more_of(queue: Queue) -> More:
 def put(txn: Txn, name: bytes, maxsize: int, item: bytes, waiter: Waiter | None) -> NotNow | Closed | bool:
     """Append the item; in a full queue the waiter is parked with it."""
     data = txn.get(QUEUES + name)
-    queue = Queue(maxsize) if data is None else _unpack_queue(data)
+    queue = _new(txn, name, maxsize) if data is None else _unpack_queue(data)
     if queue.more is not None and queue.more.is_closed:
         return CLOSED
     if queue.maxsize and _is_full(txn, name, queue):
@@ -629,6 +615,33 @@ def reopen(txn: Txn, name: bytes) -> None:
     if _is_closed(queue):
         more_of(queue).is_closed = False
         txn.put(QUEUES + name, _pack_queue(queue))
+
+
+def clear(txn: Txn, name: bytes, limit: int) -> bool:
+    """Throw away so many of the items that stand here or are delayed. Whether none is left.
+
+    Raises Misuse while somebody waits or has items taken.
+    """
+    for place in (GETTERS, PUTTERS, JOINERS):
+        waiters.refuse_waited(txn, place + name, "queue")
+    queue = look(txn, name)
+    more = more_of(queue)
+    if more.taken:
+        raise Misuse(
+            f"queue {name_of(name)!r:.60}: it cannot be deleted while items are with takers ({more.taken} now); "
+            "ack or nack them"
+        )
+    batch, _ = _take(txn, name, queue, min(limit, queue.size))
+    late = list(txn.scan(DELAYED + name, limit=limit - len(batch.items))) if len(batch.items) < limit else []
+    for key, _ in late:
+        txn.delete(key)
+    more.delayed -= len(late)
+    _ripen(txn, name, queue, 0.0, 0)
+    for item in (*batch.items, *(item for _, item in late)):
+        values.release(txn, uses_of(item))
+    finish(txn, name, queue, len(batch.items) + len(late))
+    txn.put(QUEUES + name, _pack_queue(queue))
+    return not queue.size and not more.delayed
 
 
 def finish(txn: Txn, name: bytes, queue: Queue, count: int = 1) -> None:

@@ -117,6 +117,16 @@ def configure(txn: Txn, name: bytes, keep: int | None = None, bound: tuple[int, 
     topic.write(txn, name, topic.served(txn, name, topic.trimmed(txn, name, log)))
 
 
+def delete(txn: Txn, name: bytes) -> None:
+    """The topic's settings and what it keeps go. Raises Misuse while anybody subscribes to it."""
+    if number := topic.look(txn, name).subscribers:
+        raise Misuse(
+            f"topic {name_of(name)!r:.60}: it cannot be deleted while it has subscriptions ({number} now); close them, "
+            "and unsubscribe durable ones"
+        )
+    configure(txn, name, 0, (0, 0))
+
+
 def _usual(log: Topic, is_durable: bool) -> tuple[int, int]:
     """Policy and maxlen of a subscription that asks for none."""
     if log.policy or not is_durable:

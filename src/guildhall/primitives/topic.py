@@ -370,15 +370,13 @@ class Figures(NamedTuple):
 
     topic: Topic
     lag: int
-    waiting_publishers: int
 
 
 def figures(txn: Txn, name: bytes) -> Figures:
     topic = look(txn, name)
     found = txn.first(PINS + name)
     pinned = topic.end if found is None else number_at(found[0], len(PINS) + len(name))[0]
-    line = len(list(txn.scan(waiters.LINES + PUBLISHERS + name))) if topic.has_line else 0
-    return Figures(topic, max(topic.end - pinned, topic.depth), line)
+    return Figures(topic, max(topic.end - pinned, topic.depth))
 
 
 def end_of(txn: Txn, name: bytes) -> int:

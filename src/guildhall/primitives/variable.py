@@ -194,19 +194,3 @@ def bury(txn: Txn, session: int) -> None:
     for key, data in txn.scan(TURNS):
         if TURN.unpack(data).session == session:
             _pass_on(txn, key[len(TURNS) :])
-
-
-# -- for watching -----------------------------------------------------------------------------------------------------
-
-
-class Figures(NamedTuple):
-    """What `statistics` tells: what is set, and how many wait for a value or their turn, and for a newer value."""
-
-    seen: Seen | None
-    waiting: int
-    watchers: int
-
-
-def figures(txn: Txn, name: bytes) -> Figures:
-    waiting = waiters.count(txn, VARIABLES + name) + waiters.count(txn, TURNS + name)
-    return Figures(look(txn, name), waiting, waiters.count(txn, WATCHERS + name))

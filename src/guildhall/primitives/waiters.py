@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..store.keys import pack_id, pack_int
+from ..errors import Misuse
+from ..store.keys import name_of, pack_id, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from .op import PARKED, NotNow
@@ -268,6 +269,20 @@ def dismiss(txn: Txn, waiter: Waiter) -> None:
 def count(txn: Txn, place: bytes) -> int:
     """How many stand in line at the place."""
     return sum(1 for _ in txn.scan(LINES + place))
+
+
+def is_granted_at(txn: Txn, place: bytes) -> bool:
+    """Whether anybody was granted something there and has not collected it yet. Looks at all waits of the hall."""
+    return any((wait := _WAIT.unpack(data)).granted is not None and wait.place == place for _, data in txn.scan(WAITS))
+
+
+def refuse_waited(txn: Txn, place: bytes, kind: str) -> None:
+    """Raises Misuse if anybody waits at the place, which is of a thing that is to be deleted."""
+    if number := count(txn, place):
+        raise Misuse(
+            f"{kind} {name_of(place[1:])!r:.60}: it cannot be deleted while somebody waits ({number} now); "
+            "let them go, or wait until they have"
+        )
 
 
 def withdraw_all(txn: Txn, many: Iterable[Waiter]) -> None:

@@ -215,6 +215,14 @@ class SimHost(EmbeddedHost):
 
     def follow(self) -> None: ...
 
+    def stay_awake(self, left_s: float, op: Callable[..., bool], *args: Any) -> bool:
+        until = deadline.now() + left_s
+        while not self.read(op, *args):
+            if deadline.now() >= until:
+                return False
+            self.relax()
+        return True
+
     def relax(self) -> None:
         self.step()
         self.sim.advance(self.look_s(None) / 4)

@@ -202,8 +202,8 @@ class Condition(Handle):
             raise
 
     def statistics(self) -> ConditionStatistics:
-        """How many wait to be notified."""
-        from .statistics import ConditionStatistics  # Here: with it come the records of all kinds.
+        """Who waits to be notified."""
+        from .statistics import ConditionStatistics, of_condition  # Here: with them come the records of all kinds.
 
-        waiting = len(self._host.read(waiters.line, condition.CONDITIONS + self._key))
+        waiting = self._host.read(of_condition, self.name, self._key).waiting
         return ConditionStatistics(self.name, self.lock.name, self.lock.locked(), waiting)

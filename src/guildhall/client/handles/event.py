@@ -36,6 +36,10 @@ class Event(Handle):
         """Lower the flag."""
         self._host.transact(event.clear, self._key)
 
+    def delete(self) -> None:
+        """Leave nothing of it: as `clear`. Who waits goes on waiting, for the next `set`."""
+        self._host.transact(event.clear, self._key)
+
     def is_set(self) -> bool:
         return self._host.read(event.is_set, self._key)
 

@@ -48,6 +48,17 @@ class Handle:
         return TimedOut(f"{self._kind} {self.name!r:.60}: nothing came within {timeout_s:g} s")
 
 
+def no_number(kind: type[Handle], name: Any, word: str) -> None:
+    """Refuse a number as the only argument of what other libraries give a number first: nobody means a semaphore of
+    the name 3, for one at a time. Else a number is a name like others."""
+    if isinstance(name, int | float):
+        means = f"{word}={name!r:.30}"
+        raise WrongType(
+            f"{kind._kind} {name!r:.30}: the name comes first; expected text, bytes, a tuple or None (a fresh one), "
+            f"got {type(name).__name__}; write {kind.__name__}({means}) or {kind.__name__}('some name', {means})"
+        )
+
+
 def whole(handle: Handle, what: str, value: Any, *, least: int = 1, most: int = (1 << 63) - 1, hint: str = "") -> int:
     """The value, if it is a whole number in these bounds. Raises WrongType or Misuse, naming the handle."""
     of = f"{handle._kind} {handle.name!r:.60}: {what} {value!r:.30}"

@@ -10,7 +10,7 @@ from ...hosts.embedded import EmbeddedHost
 from ...primitives import latch, waiters
 from .. import drive
 from ..drive import LATE, Flow
-from .handle import Handle, whole
+from .handle import Handle, no_number, whole
 
 if TYPE_CHECKING:
     from .statistics import LatchStatistics
@@ -31,6 +31,8 @@ class Latch(Handle):
     _kind = "latch"
 
     def __init__(self, name: Any = None, count: int | None = None, *, hall: Any = None, client: Any = None) -> None:
+        if count is None:
+            no_number(type(self), name, "count")
         super().__init__(name, hall=hall, client=client)
         self._count = whole(self, "count", count, least=0)
 
@@ -49,6 +51,10 @@ class Latch(Handle):
         """What is left to count down."""
         return self._host.read(latch.look, self._key, self._count).left
 
+    def delete(self) -> None:
+        """Leave nothing of it: the next handle may give another count. Raises Misuse while somebody waits."""
+        self._host.transact(latch.delete, self._key)
+
     def wait(self, timeout: Timeout = None) -> bool:
         """True when the count is zero, False when the time was up."""
         timeout_s = deadline.seconds(timeout)
@@ -66,13 +72,7 @@ class Latch(Handle):
         return answer is not LATE
 
     def statistics(self) -> LatchStatistics:
-        """What is left, and how many wait."""
-        from .statistics import LatchStatistics  # Here: with it come the records of all kinds.
+        """What is left, and who waits."""
+        from .statistics import of_latch  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> LatchStatistics:
-            found = latch.look(txn, self._key, self._count)
-            return LatchStatistics(
-                self.name, found.count, found.left, len(waiters.line(txn, latch.LATCHES + self._key))
-            )
-
-        return self._host.read(look)
+        return self._host.read(of_latch, self.name, self._key, self._count)

@@ -36,6 +36,10 @@ _attempts = itertools.count(1)
 """Takes of this process: Ctrl-C finds by its number what a take had taken already."""
 
 
+DELETED_AT_ONCE = 256
+"""So many items are thrown away in one transaction, so that nobody waits long for the store."""
+
+
 class Queue(Handle):
     """First in, first out, between any number of producers and consumers.
 
@@ -452,6 +456,15 @@ class Queue(Handle):
         """Let a closed queue be used again."""
         self._host.transact(queue.reopen, self._key)
 
+    def delete(self) -> None:
+        """Throw away all that is in it, and leave nothing of it, nor of its dead letters: it is as new, also its bound.
+
+        Raises Misuse while somebody waits or has an item taken. What is put meanwhile may be thrown away, too.
+        """
+        for key in (self._key, queue.dead_letters(self._key)):
+            while not self._host.insist(delivery.delete, key, DELETED_AT_ONCE):
+                pass
+
     def _closed(self, what: str) -> Closed:
         return Closed(f"queue {self.name!r:.60}: it is closed and {what}; reopen() it, or use another name")
 
@@ -469,10 +482,10 @@ class Queue(Handle):
 
     def statistics(self) -> QueueStatistics:
         """The queue in numbers."""
-        from .statistics import QueueStatistics  # Here: with it come the records of all kinds.
+        from .statistics import of_queue  # Here: with it come the records of all kinds.
 
         self._ripen_all()
-        return QueueStatistics(self.name, *self._host.read(queue.statistics, self._key, self.maxsize))
+        return self._host.read(of_queue, self.name, self._key, self.maxsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any, Self
 from ... import deadline
 from ...deadline import Timeout
 from ...errors import Misuse
+from ...hosts.doorbell import LOOK_S
 from ...hosts.embedded import EmbeddedHost
-from ...primitives import limiter, waiters
+from ...primitives import limiter
 from ...primitives.limiter import Moment
 from ...store.transaction import Waiter
 from .. import drive
 from ..drive import LATE, Flow
-from .handle import Handle, whole
+from .handle import Handle, no_number, whole
 
 if TYPE_CHECKING:
     from .statistics import RateLimiterStatistics
 
 MAX_RATE = 10**9
+NEAR_S = 1.2 * LOOK_S
+"""So long before its time a waiter is awake: woken at it, it would be late by about as much (50 us are the kernel's
+timer slack), and without a burst to make up for it that is lost."""
 
 
 class RateLimiter(Handle):
@@ -55,6 +59,8 @@ class RateLimiter(Handle):
         hall: Any = None,
         client: Any = None,
     ) -> None:
+        if rate is None:
+            no_number(type(self), name, "rate")
         super().__init__(name, hall=hall, client=client)
         units = whole(self, "rate", rate, most=MAX_RATE)
         period_s = deadline.seconds(per_s)
@@ -105,21 +111,22 @@ class RateLimiter(Handle):
             timeout_s,
             leave=lambda waiter: host.transact(limiter.leave, key, number, waiter),
             due=due,
+            near_s=NEAR_S,
         )
         return answer is not LATE
 
+    def delete(self) -> None:
+        """Leave nothing of it: the next handle that is used may give other terms, and what went is forgotten.
+
+        Raises Misuse while somebody waits.
+        """
+        self._host.transact(limiter.delete, self._key)
+
     def statistics(self) -> RateLimiterStatistics:
-        """The terms, and how many units went and are waited for."""
-        from .statistics import RateLimiterStatistics  # Here: with it come the records of all kinds.
+        """The terms, how many units went and are waited for, and by whom."""
+        from .statistics import of_limiter  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> RateLimiterStatistics:
-            found = limiter.look(txn, self._key, self._terms, _moment())
-            waiting = len(waiters.line(txn, limiter.LIMITS + self._key))
-            return RateLimiterStatistics(
-                self.name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
-            )
-
-        return self._host.read(look)
+        return self._host.read(of_limiter, self.name, self._key, self._terms)
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
 from ...deadline import Timeout
-from ...errors import Misuse, WrongType
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import semaphore
 from ...primitives.deadlock import Hold
@@ -16,10 +15,14 @@ from ...primitives.op import Answer
 from ...store.transaction import Waiter
 from ..agents import entered, forget
 from ..drive import Flow
+from .handle import no_number, whole
 from .held import Leasing, give_up, patience_s
 
 if TYPE_CHECKING:
     from .statistics import Statistics
+
+
+MAX_LEASES = (1 << 62) - 1
 
 
 class Semaphore(Leasing):
@@ -28,9 +31,9 @@ class Semaphore(Leasing):
         with Semaphore("database", max_leases=4):
             ...
 
-    `max_leases` is agreed with the first one of the name that was used: another number raises ValueError when this one
-    is used. An object may hold several leases, and may be shared by threads; only as many as it acquired can be
-    released through it (`NotHeld`), so there are never more than `max_leases` (a bounded semaphore).
+    `max_leases`, 1 if none is given, is agreed with the first one of the name that was used: another number raises
+    ValueError when this one is used. An object may hold several leases, and may be shared by threads; only as many as
+    it acquired can be released through it (`NotHeld`), so there are never more than `max_leases` (a bounded semaphore).
 
     If you stop waiting, you leave the line, and a lease that came meanwhile goes to the next. If a holder dies, its
     leases go to the longest waiters. If all leases are held by those who wait for you, acquire raises DeadlockError.
@@ -40,13 +43,14 @@ class Semaphore(Leasing):
     _kind = "semaphore"
     _region = semaphore.SEMAPHORES
 
-    def __init__(self, name: Any = None, max_leases: int = 1, *, hall: Any = None, client: Any = None) -> None:
+    def __init__(
+        self, name: Any = None, max_leases: int | None = None, *, hall: Any = None, client: Any = None
+    ) -> None:
+        if max_leases is None:
+            no_number(type(self), name, "max_leases")
         super().__init__(name, hall=hall, client=client)
-        if isinstance(max_leases, bool) or not isinstance(max_leases, int):
-            raise WrongType(f"semaphore {self.name!r:.60}: max_leases: expected a whole number, got {max_leases!r:.30}")
-        if not 1 <= max_leases < 1 << 62:
-            raise Misuse(f"semaphore {self.name!r:.60}: max_leases {max_leases!r:.30}: expected 1 to 2**62 - 1")
-        self.max_leases = max_leases
+        hint = "; the name comes first" if isinstance(name, int | float) else ""
+        self.max_leases = 1 if max_leases is None else whole(self, "max_leases", max_leases, most=MAX_LEASES, hint=hint)
         self._born = 0
         """Which of the semaphores that the name had is this object's; 0 until it is used."""
 

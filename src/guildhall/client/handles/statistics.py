@@ -1,14 +1,15 @@
 """What `statistics()` answers: a frozen record of one thing at one moment, and the op that reads it.
 
 The records are here and not with their handles, because a hall that lists all its things reads them, too. An op is
-`of_<kind>(txn, name, packed name)`; `client/census.py` has the table of kinds.
+`of_<kind>(txn, name, packed name)`; `client/census.py` has the table of kinds. Each record has a `kind` and a `name`,
+who is `waiting` and for what, and, of what can be held, its `holders`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ... import deadline
 from ...engine.local import payload, tasks
@@ -57,7 +58,8 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One who waits. `mode` is what it waits for, of an RWLock; `since` is in seconds since 1970 (None: unknown)."""
+    """One who waits. `mode` is what it waits for, where that may be several things: to "read" or "write", to "get" or
+    "put". `since` is in seconds since 1970 (None: unknown)."""
 
     session: int
     pid: int | None
@@ -85,16 +87,13 @@ def _when(at: float | None) -> float | None:
     return deadline.epoch(at) if at else None
 
 
-def _waiting(txn: Txn, line: Iterable[tuple[Waiter, bytes]], *, has_modes: bool = False) -> tuple[Waiting, ...]:
-    return tuple(
-        Waiting(
-            waiter.session,
-            _pid(txn, waiter.session),
-            _mode(int.from_bytes(want[1:], "big")) if has_modes else "",
-            _when(waiter.since),
-        )
-        for waiter, want in line
-    )
+def _waiting(txn: Txn, line: Iterable[tuple[Waiter, bytes]], mode: str = "") -> tuple[Waiting, ...]:
+    return tuple(Waiting(waiter.session, _pid(txn, waiter.session), mode, _when(waiter.since)) for waiter, _ in line)
+
+
+def _at(txn: Txn, place: bytes, mode: str = "") -> tuple[Waiting, ...]:
+    """Those in line at the place."""
+    return _waiting(txn, waiters.line(txn, place), mode)
 
 
 def _mode(units: int) -> str:
@@ -109,7 +108,7 @@ def of_lock(txn: Txn, name: Any, key: bytes) -> Statistics:
             previous_holder_died=held.is_inherited,
         ),
     )  # fmt: skip
-    return Statistics("lock", name, holders, _waiting(txn, waiters.line(txn, lock.LOCKS + key)))
+    return Statistics("lock", name, holders, _at(txn, lock.LOCKS + key))
 
 
 def of_rlock(txn: Txn, name: Any, key: bytes) -> Statistics:
@@ -120,7 +119,7 @@ def of_rlock(txn: Txn, name: Any, key: bytes) -> Statistics:
             previous_holder_died=held.is_inherited,
         ),
     )  # fmt: skip
-    return Statistics("rlock", name, holders, _waiting(txn, waiters.line(txn, rlock.RLOCKS + key)))
+    return Statistics("rlock", name, holders, _at(txn, rlock.RLOCKS + key))
 
 
 Leases = Mapping[bytes, Sequence[tuple[int, pool.Lease]]]
@@ -130,15 +129,18 @@ Leases = Mapping[bytes, Sequence[tuple[int, pool.Lease]]]
 def of_rwlock(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
     place = rwlock.RWLOCKS + key
     holders = _lessees(txn, place, leases, has_modes=True)
-    return Statistics("rwlock", name, holders, _waiting(txn, waiters.line(txn, place), has_modes=True), None)
+    waiting = tuple(
+        Waiting(waiter.session, _pid(txn, waiter.session), _mode(int.from_bytes(want[1:], "big")), _when(waiter.since))
+        for waiter, want in waiters.line(txn, place)
+    )
+    return Statistics("rwlock", name, holders, waiting, None)
 
 
 def of_semaphore(txn: Txn, name: Any, key: bytes, leases: Leases | None = None) -> Statistics:
     place = semaphore.SEMAPHORES + key
     found = pool.look(txn, place)
     capacity = None if found is None else found.capacity
-    line = _waiting(txn, waiters.line(txn, place))
-    return Statistics("semaphore", name, _lessees(txn, place, leases), line, capacity)
+    return Statistics("semaphore", name, _lessees(txn, place, leases), _at(txn, place), capacity)
 
 
 def _lessees(txn: Txn, place: bytes, leases: Leases | None, *, has_modes: bool = False) -> tuple[Holder, ...]:
@@ -181,104 +183,137 @@ def of_multilock_name(txn: Txn, name: Any, key: bytes) -> Statistics:
 class EventStatistics:
     """An event at one moment."""
 
+    kind: ClassVar[str] = "event"
     name: Any
     is_set: bool
-    waiting: int
+    waiting: tuple[Waiting, ...]
 
 
 def of_event(txn: Txn, name: Any, key: bytes) -> EventStatistics:
-    return EventStatistics(name, event.is_set(txn, key), waiters.count(txn, event.EVENTS + key))
+    return EventStatistics(name, event.is_set(txn, key), _at(txn, event.EVENTS + key))
 
 
 @dataclass(frozen=True, slots=True)
 class BarrierStatistics:
-    """A barrier at one moment. `trips`: how often all parties went on; `broken`: why it is broken, "" if it is not."""
+    """A barrier at one moment. `trips`: how often all parties went on; `broken`: why it is broken, "" if it is not;
+    `is_acting`: a party runs the action, before the first of those waiting go on."""
 
+    kind: ClassVar[str] = "barrier"
     name: Any
     parties: int
-    waiting: int
     trips: int
     broken: str
+    is_acting: bool
+    waiting: tuple[Waiting, ...]
 
 
-def of_barrier(txn: Txn, name: Any, key: bytes) -> BarrierStatistics:
-    found = barrier.seen(txn, key) or barrier.Barrier(0)
-    return BarrierStatistics(name, found.parties, found.waiting, found.trips, found.broken)
+def of_barrier(txn: Txn, name: Any, key: bytes, parties: int = 0) -> BarrierStatistics:
+    found = barrier.seen(txn, key) or barrier.Barrier(parties)
+    return BarrierStatistics(
+        name, found.parties, found.trips, found.broken, found.going > 0, _at(txn, barrier.BARRIERS + key)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LatchStatistics:
     """A latch at one moment."""
 
+    kind: ClassVar[str] = "latch"
     name: Any
     count: int
     left: int
-    waiting: int
+    waiting: tuple[Waiting, ...]
 
 
-def of_latch(txn: Txn, name: Any, key: bytes) -> LatchStatistics:
-    found = latch.seen(txn, key) or latch.Latch(0, 0)
-    return LatchStatistics(name, found.count, found.left, waiters.count(txn, latch.LATCHES + key))
+def of_latch(txn: Txn, name: Any, key: bytes, count: int = 0) -> LatchStatistics:
+    found = latch.seen(txn, key) or latch.Latch(count, count)
+    return LatchStatistics(name, found.count, found.left, _at(txn, latch.LATCHES + key))
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionStatistics:
-    """A condition at one moment. `waiting`: how many wait to be notified."""
+    """A condition at one moment. `waiting`: those who wait to be notified."""
 
+    kind: ClassVar[str] = "condition"
     name: Any
     lock: Any
     is_locked: bool
-    waiting: int
+    waiting: tuple[Waiting, ...]
 
 
 def of_condition(txn: Txn, name: Any, key: bytes) -> ConditionStatistics:
     line = waiters.line(txn, condition.CONDITIONS + key)
     if not line:
-        return ConditionStatistics(name, None, False, 0)
+        return ConditionStatistics(name, None, False, ())
     place = condition.SLEEPER.unpack(line[0][1]).lock
-    return ConditionStatistics(name, name_of(place[1:]), txn.get(place) is not None, len(line))
+    return ConditionStatistics(name, name_of(place[1:]), txn.get(place) is not None, _waiting(txn, line))
 
 
 @dataclass(frozen=True, slots=True)
 class ElectionStatistics:
-    """An election at one moment. `term`, `session` and `pid` of the leader are None while nobody leads."""
+    """An election at one moment. Its leader, if it has one, is its holder, and its term that one's fencing token. Those
+    waiting want to "lead", or to see a "change"."""
 
+    kind: ClassVar[str] = "election"
     name: Any
     term: int | None
-    session: int | None
-    pid: int | None
-    candidates: int
-    watchers: int
+    holders: tuple[Holder, ...]
+    waiting: tuple[Waiting, ...]
+
+    @property
+    def session(self) -> int | None:
+        """The leader's; None while nobody leads."""
+        return self.holders[0].session if self.holders else None
+
+    @property
+    def pid(self) -> int | None:
+        """The leader's; None while nobody leads."""
+        return self.holders[0].pid if self.holders else None
+
+    @property
+    def candidates(self) -> int:
+        """How many wait to lead."""
+        return _count(self.waiting, "lead")
+
+    @property
+    def watchers(self) -> int:
+        """How many wait for a change."""
+        return _count(self.waiting, "change")
+
+
+def _count(waiting: tuple[Waiting, ...], mode: str) -> int:
+    return sum(one.mode == mode for one in waiting)
 
 
 def of_election(txn: Txn, name: Any, key: bytes) -> ElectionStatistics:
     found = election.look(txn, key)
-    return ElectionStatistics(
-        name,
-        None if found is None else found.term,
-        None if found is None else found.session,
-        None if found is None else _pid(txn, found.session),
-        waiters.count(txn, election.ELECTIONS + key),
-        waiters.count(txn, election.WATCHERS + key),
-    )
+    waiting = _at(txn, election.ELECTIONS + key, "lead") + _at(txn, election.WATCHERS + key, "change")
+    if found is None:
+        return ElectionStatistics(name, None, (), waiting)
+    leader = Holder(found.session, _pid(txn, found.session), None, found.term)
+    return ElectionStatistics(name, found.term, (leader,), waiting)
+
+
+NO_TERMS = limiter.Terms(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimiterStatistics:
     """A rate limiter at one moment. `gone`: units that were let go so far; `queued`: units that are waited for."""
 
+    kind: ClassVar[str] = "rate-limiter"
     name: Any
     rate: int
     per_s: float
     burst: int | None
     gone: int
     queued: int
-    waiting: int
+    waiting: tuple[Waiting, ...]
 
 
-def of_limiter(txn: Txn, name: Any, key: bytes) -> RateLimiterStatistics:
-    waiting = waiters.count(txn, limiter.LIMITS + key)
-    found = limiter.seen(txn, key) or limiter.Limit(0, 0, 0, "")
+def of_limiter(txn: Txn, name: Any, key: bytes, terms: limiter.Terms = NO_TERMS) -> RateLimiterStatistics:
+    found = limiter.seen(txn, key) or limiter.Limit(*terms, "")
+    waiting = _at(txn, limiter.LIMITS + key)
     return RateLimiterStatistics(
         name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
     )
@@ -286,31 +321,43 @@ def of_limiter(txn: Txn, name: Any, key: bytes) -> RateLimiterStatistics:
 
 @dataclass(frozen=True, slots=True)
 class VariableStatistics:
-    """What a variable is like at one moment. `waiting`: for a first value or a turn to change it; `watchers`: for a
-    newer value, now (one that is busy with the last value is not counted)."""
+    """What a variable is like at one moment. Those waiting want its first "value", a "turn" to change it, or a "newer"
+    value (a watcher that is busy with the last one is not among them)."""
 
+    kind: ClassVar[str] = "variable"
     name: Any
     version: int
     is_set: bool
     size_bytes: int
-    waiting: int
-    watchers: int
+    waiting: tuple[Waiting, ...]
+
+    @property
+    def watchers(self) -> int:
+        """How many wait for a newer value."""
+        return _count(self.waiting, "newer")
 
 
 def of_variable(txn: Txn, name: Any, key: bytes) -> VariableStatistics:
-    found = variable.figures(txn, key)
-    size_bytes = 0 if found.seen is None else payload.size_bytes(txn, found.seen.data)
-    version = 0 if found.seen is None else found.seen.version
-    return VariableStatistics(name, version, version > 0, size_bytes, found.waiting, found.watchers)
+    seen = variable.look(txn, key)
+    size_bytes = 0 if seen is None else payload.size_bytes(txn, seen.data)
+    version = 0 if seen is None else seen.version
+    waiting = (
+        _at(txn, variable.VARIABLES + key, "value")
+        + _at(txn, variable.TURNS + key, "turn")
+        + _at(txn, variable.WATCHERS + key, "newer")
+    )
+    return VariableStatistics(name, version, version > 0, size_bytes, waiting)
 
 
 @dataclass(frozen=True, slots=True)
 class CounterStatistics:
-    """What a counter is like at one moment. `adds`: how often was added since it was made or reset."""
+    """What a counter is like at one moment. `adds`: how often was added since it was made or reset. Nobody waits."""
 
+    kind: ClassVar[str] = "counter"
     name: Any
     value: int
     adds: int
+    waiting: tuple[Waiting, ...] = ()
 
 
 def of_counter(txn: Txn, name: Any, key: bytes) -> CounterStatistics:
@@ -321,28 +368,57 @@ def of_counter(txn: Txn, name: Any, key: bytes) -> CounterStatistics:
 @dataclass(frozen=True, slots=True)
 class QueueStatistics:
     """A queue at one moment. `size` can be got now; `delayed` later; `unacked` are with takers; `dead` in its dead
-    letters. `getters` and `putters` wait. `unfinished`: what `join` waits for."""
+    letters. `unfinished`: what `join` waits for. Those waiting want to "get", "put" or "join"."""
 
+    kind: ClassVar[str] = "queue"
     name: Any
     size: int
     maxsize: int
     delayed: int
     unacked: int
     dead: int
-    getters: int
-    putters: int
     closed: bool
     unfinished: int
+    waiting: tuple[Waiting, ...]
+
+    @property
+    def getters(self) -> int:
+        """How many wait to get or take."""
+        return _count(self.waiting, "get")
+
+    @property
+    def putters(self) -> int:
+        """How many wait to put."""
+        return _count(self.waiting, "put")
 
 
-def of_queue(txn: Txn, name: Any, key: bytes) -> QueueStatistics:
-    return QueueStatistics(name, *queue.statistics(txn, key, 0))
+def of_queue(txn: Txn, name: Any, key: bytes, maxsize: int = 0) -> QueueStatistics:
+    found = queue.look(txn, key, maxsize)
+    more = found.more or queue.More()
+    waiting = (
+        _at(txn, queue.GETTERS + key, "get")
+        + _at(txn, queue.PUTTERS + key, "put")
+        + _at(txn, queue.JOINERS + key, "join")
+    )
+    return QueueStatistics(
+        name=name,
+        size=found.size,
+        maxsize=found.maxsize,
+        delayed=more.delayed,
+        unacked=more.taken,
+        dead=queue.size(txn, queue.dead_letters(key)),
+        closed=more.is_closed,
+        unfinished=queue.unfinished(found),
+        waiting=waiting,
+    )
 
 
 @dataclass(frozen=True)
 class TopicStatistics:
-    """A topic at one moment. Messages are numbered from 0; those from `first` to before `end` are in the hall."""
+    """A topic at one moment. Messages are numbered from 0; those from `first` to before `end` are in the hall. Those
+    waiting want to "put" (for room), or to "get"."""
 
+    kind: ClassVar[str] = "topic"
     name: Any
     subscribers: int
     """Subscriptions, durable ones included."""
@@ -355,16 +431,18 @@ class TopicStatistics:
     """Unread messages: of this subscription, or, from a Pub, of the slowest."""
     dropped: int
     """Messages that subscriptions were told they missed."""
-    waiting_publishers: int
+    waiting: tuple[Waiting, ...]
     maxlen: int = 0
     """The topic's bound for subscriptions that ask for none; 0: there is none."""
 
+    @property
+    def waiting_publishers(self) -> int:
+        """How many wait for room."""
+        return _count(self.waiting, "put")
 
-def of_topic(txn: Txn, name: Any, key: bytes) -> TopicStatistics:
-    return of_figures(name, topic.figures(txn, key))
 
-
-def of_figures(name: Any, found: topic.Figures, lag: int | None = None) -> TopicStatistics:
+def of_topic(txn: Txn, name: Any, key: bytes, lag: int | None = None) -> TopicStatistics:
+    found = topic.figures(txn, key)
     log = found.topic
     return TopicStatistics(
         name=name,
@@ -375,7 +453,7 @@ def of_figures(name: Any, found: topic.Figures, lag: int | None = None) -> Topic
         kept=log.end - log.first,
         lag=found.lag if lag is None else lag,
         dropped=log.dropped,
-        waiting_publishers=found.waiting_publishers,
+        waiting=_at(txn, topic.PUBLISHERS + key, "put") + _at(txn, topic.TOPICS + key, "get"),
         maxlen=log.maxlen,
     )
 
@@ -415,7 +493,7 @@ class FutureStatistics:
 
 def of_future(txn: Txn, key: str, oid: bytes) -> FutureStatistics:
     found = values.look(txn, oid)
-    line = _waiting(txn, waiters.line(txn, values.OBJECTS + oid))
+    line = _at(txn, values.OBJECTS + oid)
     if found is None:
         return FutureStatistics(key, "lost", "lost", None, None, None, 0, 0, 0, 0, 0, line)
     state, size = STATES[found.state], len(found.data)

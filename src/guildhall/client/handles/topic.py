@@ -150,11 +150,15 @@ class Pub(Handle):
         if answer is LATE:
             raise TimedOut(f"topic {self.name!r:.60}: a subscriber was still full after {timeout_s:g} s")
 
+    def delete(self) -> None:
+        """Leave nothing of the topic, its settings and what it keeps. Raises Misuse while anybody subscribes to it."""
+        self._host.transact(subscription.delete, self._key)
+
     def statistics(self) -> TopicStatistics:
         """The topic at this moment."""
-        from .statistics import of_figures  # Here: with it come the records of all kinds.
+        from .statistics import of_topic  # Here: with it come the records of all kinds.
 
-        return of_figures(self.name, self._host.read(topic.figures, self._key))
+        return self._host.read(of_topic, self.name, self._key)
 
 
 class _Arrivals(deque[Entry]):
@@ -521,12 +525,12 @@ class Sub(Handle):
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment, and how many messages this subscription has before it."""
-        from .statistics import of_figures  # Here: with it come the records of all kinds.
+        from .statistics import of_topic  # Here: with it come the records of all kinds.
 
         host = self._opened()
         unread = host.read(subscription.unread, self._key, self._id)
         lag = unread + sum(message is not None for _, message, _ in list(self._fetched))
-        return of_figures(self.name, host.read(topic.figures, self._key), lag)
+        return host.read(of_topic, self.name, self._key, lag)
 
 
 def _made(kind: type[Handle], name: Any, options: dict[str, Any]) -> Handle:
