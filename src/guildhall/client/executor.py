@@ -98,7 +98,10 @@ class ClientExecutor(standard.Executor):
         self._desk.shutdown(wait, cancel_futures)
 
     def __repr__(self) -> str:
-        state = "shut down" if self._desk.is_shut else f"{self._max_workers} workers"
+        try:
+            state = "shut down" if self._desk.is_shut else f"{self._max_workers} workers"
+        except (Broken, Misuse):
+            state = "its hall is closed"
         return f"<guildhall.Executor: {state}>"
 
 
