@@ -175,11 +175,11 @@ print("done")
 
 def test_a_subscription_that_outlives_the_interpreter_says_nothing(tmp_path: Path) -> None:
     lines = """
-import builtins
+import os
 import guildhall
 
 client = guildhall.Client(n_workers=1)
-builtins.kept = guildhall.Sub("news")
+os.kept = guildhall.Sub("news")
 print("done")
 """
     out, err = script(lines, tmp_path).communicate(timeout=60)
