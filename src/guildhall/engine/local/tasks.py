@@ -59,6 +59,8 @@ class WorkerInfo(Record, tag=1, frozen=True):
     pid: int
     threads: int = 1
     resources: Amounts = ()
+    memory_limit: int = 0
+    """In bytes; 0: none."""
 
 
 class Able:
@@ -560,14 +562,20 @@ def running(txn: Txn, oids: Iterable[bytes]) -> dict[int, bytes]:
 
 
 def claimed(txn: Txn) -> dict[int, list[str]]:
-    """The names of the tasks that each worker has claimed, by its session."""
-    names: dict[int, list[str]] = {}
+    """The keys of the tasks that each worker has claimed, by its session."""
+    keys: dict[int, list[str]] = {}
     for key, data in txn.scan(CLAIMS):
         for oid in CLAIM.unpack(data).oids:
             found = values.look(txn, oid)
             if found is not None and found.state == PENDING:
-                names.setdefault(unpack(key[1:])[0], []).append(RECIPE.unpack(found.data).name)
-    return names
+                shown = shown_key(RECIPE.unpack(found.data).name, oid, values.key_of(txn, oid))
+                keys.setdefault(session_of(key), []).append(shown)
+    return keys
+
+
+def shown_key(name: str, oid: bytes, given: bytes | None) -> str:
+    """A task's key as its future has it: what was given, or the function's name and a number."""
+    return f"{name}-{oid.hex()}" if given is None else given.decode("utf-8", "surrogatepass")
 
 
 def run_again(txn: Txn, oid: bytes, recipe: bytes, uses: tuple[bytes, ...]) -> None:

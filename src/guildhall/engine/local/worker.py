@@ -387,7 +387,8 @@ def serve(worker: Worker, *, is_process: bool = True) -> None:
     host, options = worker.host, worker.options
     host.give_way = worker.give_way
     host.lend_hand, host.run_awaited = worker.lend_hand, worker.run_awaited
-    host.insist(tasks.enlist, host.session, tasks.WorkerInfo(os.getpid(), options.threads, options.resources))
+    info = tasks.WorkerInfo(os.getpid(), options.threads, options.resources, options.memory_limit or 0)
+    host.insist(tasks.enlist, host.session, info)
     for number in range(int(is_process), options.threads):
         thread = threading.Thread(target=worker.loop, daemon=True, name=f"guildhall-slot-{number}")
         worker.threads.append(thread)
