@@ -285,6 +285,16 @@ def test_a_running_task_is_interrupted(client: Client, name: str, block: str) ->
     assert client.gather(client.map(abs, range(20))) == list(range(20))
 
 
+def test_all_that_threads_of_one_worker_run_is_interrupted(name: str) -> None:
+    with Client(n_workers=1, threads_per_worker=3) as client:
+        futures = client.map(lambda number: Event(f"{name} {number}").set() or Event(f"{name} never").wait(), range(3))
+        assert all(Event(f"{name} {number}").wait(20) for number in range(3))
+        client.cancel(futures, force=True)
+        assert eventually(lambda: not any(client.processing().values()))
+        assert client.gather(client.map(abs, range(20))) == list(range(20))
+        assert eventually(lambda: Event(f"{name} never").statistics().waiting == 0)
+
+
 def test_interrupts_at_random_moments_leave_the_workers_whole(client: Client) -> None:
     for number in range(150):
         futures = client.map(lambda n: sum(range(n % 7 * 300)), range(20))

@@ -274,9 +274,9 @@ def cancel(futures: Any, force: bool = False) -> None:
     every = expect_futures("cancel", futures)
     for host in {future._host for future in every}:
         oids = [future._oid for future in every if future._host is host]
-        running = host.read(tasks.running, oids) if force else {}
+        running = host.read(tasks.running, oids) if force else []
         host.transact(tasks.cancel, oids)
-        for session, oid in running.items():
+        for session, oid in running:
             order(host, session, "interrupt", oid)
 
 

@@ -550,15 +550,15 @@ def _forget(txn: Txn, oid: bytes) -> None:
             gone.append(key[1 + len(oid) :])
 
 
-def running(txn: Txn, oids: Iterable[bytes]) -> dict[int, bytes]:
-    """Those of the tasks that a worker has claimed, by its session."""
+def running(txn: Txn, oids: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    """Those of the tasks that a worker has claimed, as (its session, task)."""
     wanted = set(oids)
-    return {
-        unpack(key[1:])[0]: oid
+    return [
+        (session_of(key), oid)
         for key, data in txn.scan(CLAIMS)
         for oid in CLAIM.unpack(data).oids
         if oid in wanted
-    }  # fmt: skip
+    ]  # fmt: skip
 
 
 def claimed(txn: Txn) -> dict[int, list[str]]:

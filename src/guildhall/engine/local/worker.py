@@ -243,8 +243,8 @@ class Worker:
         wait does not."""
         for run in list(self._runs.values()):
             if run.current == oid and run.thread.ident is not None:
-                self._wanted = oid
                 if run.thread is threading.main_thread():
+                    self._wanted = oid
                     signal.pthread_kill(run.thread.ident, signal.SIGURG)
                 else:
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(
