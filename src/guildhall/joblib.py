@@ -134,7 +134,10 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
                 go_on()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel what has not begun. What runs goes on, and nobody hears of it."""
+        """Cancel what has not begun and interrupt what runs, so that the workers are free for what comes next.
+
+        joblib calls it when a call raised or took too long, or when a generator of results is dropped.
+        """
         before, self._call = self._call, None
         if before is not None:
             before.close(cancel=True)
@@ -235,6 +238,8 @@ class _Call:
         with self._gate:
             self._backlog.clear()
         self._executor.shutdown(wait=False, cancel_futures=cancel)
+        if cancel:
+            self._executor._desk.interrupt()
         self._shared.close()
 
 

@@ -295,6 +295,57 @@ def test_retries_and_priorities_are_kept(client: Client, tmp_path: Path) -> None
         flaky(str(tmp_path / "d")).compute()
 
 
+def test_workers_and_resources_are_kept(client: Client) -> None:
+    one, other = client.run(os.getpid).items()
+    parts = [worker_pid(number) for number in range(6)]
+    assert set(client.gather(client.compute(parts, workers=[one[0]]))) == {one[1]}
+    assert set(dask.compute(*parts, workers=other[0])) == {other[1]}
+    (pids,) = dask.persist(parts, workers=other[0])
+    assert set(dask.compute(*pids)) == {other[1]}
+    with dask.annotate(workers=[one[0]]):
+        annotated = [worker_pid(-number) for number in range(6)]
+    assert set(dask.compute(*annotated, optimize_graph=False)) == {one[1]}
+    assert set(dask.compute(*annotated, optimize_graph=False, workers=other[0])) == {one[1]}, "what is nearer counts"
+    with dask.annotate(workers=lambda key: [one[0]]):
+        assert set(client.compute(parts, sync=True)) == {one[1]}
+    assert client.compute(parts[0], workers=["nobody"], allow_other_workers=True).result(20) in (one[1], other[1])
+    stuck = client.compute(parts[0], workers=["nobody"])
+    lacking = client.compute(parts[1], resources={"GPU": 1})
+    time.sleep(0.2)
+    assert {stuck.status, lacking.status} == {"pending"}
+    with Client(n_workers=2, resources={"GPU": 1}) as able:
+        assert able.compute(parts[1], resources={"GPU": 1}).result(20)
+
+
+def test_options_that_make_no_sense_are_refused(client: Client) -> None:
+    part = worker_pid(1)
+    for options in ({"workers": 3}, {"resources": "GPU"}, {"retries": "2"}, {"allow_other_workers": "some"}):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            client.compute(part, **options)
+    with pytest.raises(guildhall.Misuse, match="no node"):
+        client.compute(part, actors="nobody")
+    with pytest.raises(guildhall.Misuse, match="expected a class"):
+        client.compute(part, actors=True)
+
+
+class Tally:
+    def __init__(self, start: int) -> None:
+        self.sum = start
+
+    def add(self, more: int) -> int:
+        self.sum += more
+        return self.sum
+
+
+def test_nodes_may_be_actors(client: Client) -> None:
+    made = dask.delayed(Tally)(inc(1))
+    tally = client.compute(made, actors=made, optimize_graph=False).result(20)
+    assert [tally.add(1).result() for _ in range(3)] == [3, 4, 5]
+    again = client.compute(made, actors={made.key: True}, optimize_graph=False).result(20)
+    assert again.add(1).result() == 3
+    assert client.get({"t": (Tally, 7)}, "t", actors=["t"]).add(1).result() == 8
+
+
 def test_a_worker_that_dies_under_a_computation_is_made_good(client: Client, tmp_path: Path) -> None:
     @dask.delayed
     def die_once(path: str) -> int:

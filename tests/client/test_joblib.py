@@ -137,6 +137,34 @@ def test_a_call_that_takes_too_long_raises_timeout_error() -> None:
     assert Parallel(timeout=20)(delayed(square)(x) for x in range(4)) == [0, 1, 4, 9]
 
 
+@pytest.mark.parametrize("how", ["list", "generator", "generator_unordered", "error", "dropped"])
+def test_what_runs_is_interrupted_when_nobody_wants_it_any_more(how: str) -> None:
+    Parallel()(delayed(square)(x) for x in range(4))  # The workers have imported joblib.
+    began = time.monotonic()
+    calls = [delayed(time.sleep)(60) for _ in range(4)]
+    if how == "error":
+        with pytest.raises(ZeroDivisionError):
+            Parallel()([calls[0], delayed(divmod)(1, 0)])
+    elif how == "dropped":
+        results = Parallel(return_as="generator")(calls)
+        time.sleep(0.1)
+        with pytest.warns(UserWarning, match="cancelled"):
+            results.close()
+    else:
+        with pytest.raises((TimeoutError, multiprocessing.TimeoutError)):
+            list(Parallel(timeout=0.2, return_as=how)(calls))
+    assert Parallel()(delayed(square)(x) for x in range(4)) == [0, 1, 4, 9]
+    assert time.monotonic() - began < 20
+
+
+def test_a_context_is_usable_after_a_timeout() -> None:
+    with Parallel(timeout=0.2) as parallel:
+        with pytest.raises((TimeoutError, multiprocessing.TimeoutError)):
+            parallel(delayed(time.sleep)(60) for _ in range(4))
+        parallel.timeout = 20
+        assert parallel(delayed(square)(x) for x in range(4)) == [0, 1, 4, 9]
+
+
 def test_what_cannot_travel_is_said() -> None:
     with pytest.raises(guildhall.Unpicklable, match="joblib"):
         Parallel()(delayed(id)(threading.Lock()) for _ in range(3))

@@ -171,3 +171,16 @@ print("done")
 """
     out, err = script(lines, tmp_path).communicate(timeout=60)
     assert (out, err) == ("done\n", "")
+
+
+def test_a_subscription_that_outlives_the_interpreter_says_nothing(tmp_path: Path) -> None:
+    lines = """
+import os
+import guildhall
+
+client = guildhall.Client(n_workers=1)
+os.kept = guildhall.Sub("news")
+print("done")
+"""
+    out, err = script(lines, tmp_path).communicate(timeout=60)
+    assert (out, err) == ("done\n", "")

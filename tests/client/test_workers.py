@@ -285,6 +285,16 @@ def test_a_running_task_is_interrupted(client: Client, name: str, block: str) ->
     assert client.gather(client.map(abs, range(20))) == list(range(20))
 
 
+def test_all_that_threads_of_one_worker_run_is_interrupted(name: str) -> None:
+    with Client(n_workers=1, threads_per_worker=3) as client:
+        futures = client.map(lambda number: Event(f"{name} {number}").set() or Event(f"{name} never").wait(), range(3))
+        assert all(Event(f"{name} {number}").wait(20) for number in range(3))
+        client.cancel(futures, force=True)
+        assert eventually(lambda: not any(client.processing().values()))
+        assert client.gather(client.map(abs, range(20))) == list(range(20))
+        assert eventually(lambda: Event(f"{name} never").statistics().waiting == 0)
+
+
 def test_interrupts_at_random_moments_leave_the_workers_whole(client: Client) -> None:
     for number in range(150):
         futures = client.map(lambda n: sum(range(n % 7 * 300)), range(20))
@@ -322,11 +332,84 @@ def test_a_dataset_lives_without_any_future(client: Client, name: str) -> None:
 
 def test_what_the_cluster_does_is_told(client: Client, name: str) -> None:
     busy = client.submit(Event(name).wait, 30)
-    assert eventually(lambda: ["wait"] in client.processing().values())
+    assert eventually(lambda: [busy.key] in client.processing().values())
+    assert client.processing(next(iter(client.nthreads()))).keys() == {next(iter(client.nthreads()))}
     assert client.who_has(busy) == {busy.key: []}
+    assert all(busy.key not in keys for keys in client.has_what().values())
     Event(name).set()
     busy.result()
     assert client.who_has([busy]) == {busy.key: list(client.nthreads())}
+    named, placed = client.submit(abs, -1, key=f"{name}-é"), client.scatter([1, 2])
+    named.result()
+    everywhere = client.has_what()
+    assert list(everywhere) == list(client.nthreads())
+    for keys in everywhere.values():
+        assert {busy.key, named.key} | {one.key for one in placed} <= set(keys)
+    assert client.who_has()[busy.key] == list(client.nthreads())
+    only = next(iter(everywhere))
+    assert list(client.has_what([only])) == [only]
+
+
+def test_the_hall_and_its_workers_are_described() -> None:
+    with Client(n_workers=2, threads_per_worker=3, resources={"GPU": 1}, memory_limit="1GB") as client:
+        told = client.scheduler_info()
+        assert (told["n_workers"], told["total_threads"], told["total_memory"]) == (2, 6, 2 * 10**9)
+        assert told["started"] <= time.time()
+        assert list(told["workers"]) == list(client.nthreads())
+        for address, one in told["workers"].items():
+            assert {"type", "id", "host", "local_directory", "last_seen", "services", "nanny"} <= one.keys()
+            assert (one["nthreads"], one["memory_limit"], one["resources"]) == (3, 10**9, {"GPU": 1})
+            assert one["status"] == "running"
+            assert one["metrics"]["memory"] > 10**6
+            assert client.run_on(one["name"], os.getpid) == client.run_on(address, os.getpid) == one["pid"]
+        assert len(client.info(n_workers=1)["workers"]) == 1
+        stopped = told["workers"][address]["pid"]
+        os.kill(stopped, signal.SIGSTOP)
+        assert eventually(lambda: client.scheduler_info()["workers"][address]["status"] == "paused")
+        os.kill(stopped, signal.SIGCONT)
+        with pytest.raises(Misuse, match="worker 'nobody'"):
+            client.run_on("nobody", os.getpid)
+        with pytest.raises(ZeroDivisionError):
+            client.run_on(address, divmod, 1, 0)
+
+
+def test_the_story_of_a_task_tells_where_it_stands(own: Client, name: str) -> None:
+    own.cluster.scale(1)
+    busy = own.submit(Event(name).wait, 30)
+    assert eventually(lambda: [busy.key] in own.processing().values())
+    waiting, failing = own.submit(str, busy), own.submit(divmod, 1, 0, retries=2, key=f"{name}-key")
+    [ready, claimed] = own.story(busy)
+    assert ready == (busy.key, "new", "ready", {"retries": 0}, None)
+    assert claimed[:3] == (busy.key, "ready", "claimed")
+    assert claimed[3]["worker"] in own.nthreads()
+    assert 0 <= time.time() - claimed[4] < 60
+    assert own.story(waiting.key) == [(waiting.key, "new", "waiting", {"results missing": 1, "retries": 0}, None)]
+    Event(name).set()
+    waiting.result()
+    assert failing.exception(20) is not None
+    [(key, before, after, details, since)] = own.story(f"{name}-key")
+    assert (key, before, after, since) == (failing.key, "new", "error", None)
+    assert "ZeroDivisionError" in details["error"]
+    assert [step[2] for step in own.story(busy, "nobody")] == ["finished", "gone"]
+    with pytest.raises(TypeError, match="futures or their keys"):
+        own.story(7)
+
+
+def test_options_that_the_peer_takes_do_not_reach_the_function(client: Client) -> None:
+    assert client.submit(abs, -1, fifo_timeout="100ms", retries=None, actors=False).result() == 1
+    assert client.gather(client.map(abs, [-1], fifo_timeout="100ms", retries=None, actor=False)) == [1]
+    actors = client.gather(client.map(Counting, [1, 2], actors=True))
+    assert [actor.add(1).result() for actor in actors] == [2, 3]
+    assert client.submit(Counting, 5, actors=True).result().add(1).result() == 6
+
+
+class Counting:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def add(self, more: int) -> int:
+        self.count += more
+        return self.count
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 from faults import eventually
 
@@ -89,3 +92,56 @@ def test_the_count_of_ready_tasks_is_exact_whatever_happens() -> None:
         check()
         store.transact(tasks.finish, claimed[0], [tasks.Done(oid, values.FINISHED, b"") for oid, _ in claimed[1]])
     check()
+
+
+def test_the_dead_are_held_against_the_task_that_ran_and_not_against_its_neighbours() -> None:
+    store = MemoryStore()
+    for number in (1, 2):
+        store.transact(sessions.join, sessions.Session(number, 100 + number, "worker"))
+    oids = submitted(store, 6)
+
+    claim, bury = partial(tasks.claim, lane=1), partial(sessions.bury, estates=(tasks.bury,))
+
+    def deaths() -> list[int]:
+        objects = [store.read(values.look, oid) for oid in oids]
+        return [tasks.RECIPE.unpack(found.data).deaths for found in objects if found and found.state == values.PENDING]
+
+    key, _ = store.transact(claim, 2, 6, None)  # type: ignore[misc]
+    store.transact(tasks.finish, key, [tasks.Done(oids[0], values.FINISHED, b"")])
+    store.transact(partial(bury, marks=(0, tasks.mark_of(oids[2]))), 2)
+    assert deaths() == [0, 1, 0, 0, 0]
+
+    store.transact(sessions.join, sessions.Session(3, 103, "worker"))
+    store.transact(claim, 3, 2, None)
+    store.transact(bury, 3)
+    assert sum(deaths()) > 1, "without its words all that it had claimed may be to blame"
+
+
+def hold_up(go: str) -> None:
+    while not os.path.exists(go):
+        time.sleep(0.01)
+
+
+def test_a_task_killed_in_a_batch_is_blamed_alone(tmp_path: Path) -> None:
+    go, died = tmp_path / "go", tmp_path / "died"
+    go.touch()
+
+    def die_once(number: int) -> int:
+        if number == 50 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    with Client(n_workers=1, initializer=hold_up, initargs=(str(go),)) as client:
+        client.gather(client.map(abs, range(3000)))  # It claims many at a time from now on.
+        go.unlink()
+        gate = client.submit(time.sleep, 0.05)
+        futures = client.map(die_once, range(100))
+        gate.result(20)
+        assert eventually(died.exists)
+        assert eventually(lambda: futures[50].statistics().deaths == 1)
+        pending = [future.statistics() for future in futures if not future.done()]
+        assert [seen.deaths for seen in pending if seen.key != futures[50].key] == [0] * (len(pending) - 1)
+        assert len(pending) > 40
+        go.touch()
+        assert client.gather(futures) == list(range(100))

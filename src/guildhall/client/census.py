@@ -299,7 +299,7 @@ def _running(hall: Looking, pids: Mapping[int, int]) -> Iterator[RunningTask]:
         if not after:
             return
         for one in some:
-            key = f"{one.name}-{one.oid.hex()}" if one.key is None else one.key.decode("utf-8", "surrogatepass")
+            key = tasks.shown_key(one.name, one.oid, one.key)
             yield RunningTask(key, one.name, one.session, pids.get(one.session), _when(one.since), one.behind)
 
 

@@ -16,7 +16,7 @@ from ..hosts.embedded import EmbeddedHost
 from . import html, submission
 from .cluster import LocalCluster
 from .executor import ClientExecutor
-from .futures import Future, cancel, expect_futures, results
+from .futures import Future, cancel, results
 from .purity import keys_of
 
 MISSING: Any = object()
@@ -72,7 +72,7 @@ class Client:
         self,
         function: Callable[..., Any],
         *args: Any,
-        retries: int = 0,
+        retries: int | None = 0,
         priority: int = 0,
         key: str | None = None,
         pure: bool | None = None,
@@ -80,6 +80,8 @@ class Client:
         resources: Mapping[str, float] | None = None,
         allow_other_workers: bool = False,
         actor: bool = False,
+        actors: bool = False,
+        fifo_timeout: Any = None,
         **kwargs: Any,
     ) -> Future:
         """Run `function(*args, **kwargs)` in a worker. Futures in the arguments become their results.
@@ -92,22 +94,24 @@ class Client:
 
         `actor=True`: the function is a class, whose object stays in the worker; the result is an `Actor`.
         `restart=True`, with that: when its worker dies it is made anew, from the same arguments.
+
+        `fifo_timeout` changes nothing: of equal priority, what was submitted first runs first, however long ago.
         """
-        if actor:
+        if actor or actors:
             from .actors import maker  # Here, as the others below: few clients need them, and each costs its start.
 
             function = maker(function, bool(kwargs.pop("restart", False)))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=True)
         demand = _demand(workers, resources, allow_other_workers)
         return submission.submit(
-            self.host, function, (args, kwargs), retries=retries, priority=priority, keys=keys, demand=demand
+            self.host, function, (args, kwargs), retries=_number(retries), priority=priority, keys=keys, demand=demand
         )
 
     def map(
         self,
         function: Callable[..., Any],
         *iterables: Iterable[Any],
-        retries: int = 0,
+        retries: int | None = 0,
         priority: int = 0,
         key: str | list[str] | None = None,
         pure: bool | None = None,
@@ -115,6 +119,9 @@ class Client:
         workers: Any = None,
         resources: Mapping[str, float] | None = None,
         allow_other_workers: bool = False,
+        actor: bool = False,
+        actors: bool = False,
+        fifo_timeout: Any = None,
         **kwargs: Any,
     ) -> list[Future]:
         """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call.
@@ -124,11 +131,15 @@ class Client:
         """
         if not iterables:
             raise WrongType("map: expected at least one iterable")
+        if actor or actors:
+            from .actors import maker
+
+            function = maker(function, bool(kwargs.pop("restart", False)))
         calls = ((args, kwargs) for args in zip(*iterables, strict=False))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=False)
         demand = _demand(workers, resources, allow_other_workers)
         return submission.submit_all(
-            self.host, function, calls, retries=retries, priority=priority, keys=keys, demand=demand
+            self.host, function, calls, retries=_number(retries), priority=priority, keys=keys, demand=demand
         )
 
     def _is_pure(self, asked: bool | None) -> bool:
@@ -197,8 +208,9 @@ class Client:
     def get(self, dsk: Any, keys: Any, *, sync: bool = True, **options: Any) -> Any:
         """Compute a Dask graph: the values of the keys (with `sync=False` futures of them), in the shape they come in.
 
-        This is what `dask.config.set(scheduler=client)` and `scheduler=client` call. `retries` and `priority` hold for
-        each node.
+        This is what `dask.config.set(scheduler=client)` and `scheduler=client` call. `workers`, `allow_other_workers`,
+        `resources`, `retries` and `priority` hold for each node, as `submit` has them, unless `dask.annotate` says
+        otherwise of it. `actors`: the nodes (True: all; or keys or collections) whose objects stay in their workers.
         """
         from . import graphs
 
@@ -209,7 +221,8 @@ class Client:
     ) -> Any:
         """Futures of Dask collections (arrays, bags, dataframes, delayed), one for each; `sync=True`: their values.
 
-        Takes one or a list; lists and dicts in it are looked through, and what is no collection is given back.
+        Takes one or a list; lists and dicts in it are looked through, and what is no collection is given back. Options
+        as of `get`.
         """
         from . import graphs
 
@@ -217,7 +230,10 @@ class Client:
         return self.gather(made) if sync else made
 
     def persist(self, collections: Any, optimize_graph: bool = True, **options: Any) -> Any:
-        """The collections (one, or a list), computed in the background: they look the same and are made of futures."""
+        """The collections (one, or a list), computed in the background: they look the same and are made of futures.
+
+        Options as of `get`.
+        """
         from . import graphs
 
         return graphs.persist(self.host, collections, optimize_graph, options)
@@ -241,6 +257,12 @@ class Client:
         from . import crew
 
         return crew.run(self.host, function, (args, kwargs), workers, wait, on_error)
+
+    def run_on(self, worker: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As `run`, in the one worker of that address or name: its result."""
+        from . import crew
+
+        return crew.run_on(self.host, worker, function, (args, kwargs))
 
     def restart(self, timeout: Timeout = None) -> None:
         """Cancel what is not done and start every worker anew. Results, variables and queues stay. Raises TimedOut."""
@@ -266,24 +288,43 @@ class Client:
 
     nthreads = ncores
 
-    def scheduler_info(self) -> dict[str, Any]:
-        """What is known of the hall and its workers, in the peer's form: a dict with "workers" by address."""
+    def scheduler_info(self, n_workers: int = -1) -> dict[str, Any]:
+        """What is known of the hall and its workers (or the first few), in the peer's form: a dict with "workers" by
+        address; also called `info`."""
         from . import crew
 
-        return crew.info(self.host)
+        return crew.info(self.host, n_workers)
 
-    def processing(self) -> dict[str, list[str]]:
-        """The names of the tasks that each worker has claimed, by address."""
+    info = scheduler_info
+
+    def processing(self, workers: Any = None) -> dict[str, list[str]]:
+        """The keys of the tasks that each worker (or those named) has claimed, by address."""
         from . import crew
 
-        return crew.processing(self.host)
+        return crew.processing(self.host, workers)
 
-    def who_has(self, futures: Any) -> dict[str, list[str]]:
-        """Which workers have the results, by key: all of them or, before it is done, none. Memory is shared."""
-        from . import crew
+    def who_has(self, futures: Any = None) -> dict[str, list[str]]:
+        """Which workers have the results, by key: all of them or, before it is done, none. Memory is shared.
 
-        everybody = list(crew.threads(self.host, None))
-        return {f.key: everybody if f.status == "finished" else [] for f in expect_futures("who_has", futures)}
+        Without futures, of all results that this process has a future of, or that were given a key.
+        """
+        from . import whereabouts
+
+        return whereabouts.who_has(self.host, futures)
+
+    def has_what(self, workers: Any = None) -> dict[str, list[str]]:
+        """The keys of the results that each worker (or those named) has, by address: as memory is shared, all that
+        `who_has()` knows of."""
+        from . import whereabouts
+
+        return whereabouts.has_what(self.host, workers)
+
+    def story(self, *keys_or_futures: Any) -> list[tuple[str, str, str, dict[str, Any], float | None]]:
+        """What is known of some tasks, as steps (key, from state, to state, details, since when). The states are those
+        of the page on tasks. No journal is kept: of what has ended only the end is told."""
+        from . import whereabouts
+
+        return whereabouts.story(self.host, keys_or_futures)
 
     # -- datasets -----------------------------------------------------------------------------------------------------
 
@@ -415,6 +456,10 @@ class _Workers(Client):
 
     def close(self) -> None:
         self.cluster.close()
+
+
+def _number(retries: int | None) -> int:
+    return 0 if retries is None else retries
 
 
 def _demand(workers: Any, resources: Any, allow_other_workers: bool) -> tasks.Demand | None:

@@ -12,7 +12,7 @@ from ..engine.local import inbox, payload, tasks
 from ..engine.local.tasks import Demand, Recipe, WorkerInfo
 from ..errors import Misuse, TimedOut, WrongType
 from ..hosts.embedded import EmbeddedHost
-from ..primitives import values
+from ..primitives import sessions, values
 from .cluster import amounts
 from .futures import Future
 from .submission import name_of
@@ -55,28 +55,63 @@ def threads(host: EmbeddedHost, workers: Any) -> dict[str, int]:
     return {address_of(info): info.threads for info in chosen(host, workers).values()}
 
 
-def info(host: EmbeddedHost) -> dict[str, Any]:
+def info(host: EmbeddedHost, most: int = -1) -> dict[str, Any]:
+    """As `Client.scheduler_info`."""
     import psutil
 
-    described = {}
-    for session, one in host.read(tasks.crew).items():
-        address, name = tasks.names_of(session, one.pid)
-        try:
-            process = psutil.Process(one.pid)
-            memory, status = process.memory_info().rss, process.status()
-        except psutil.Error:  # It has ended, and its burial is under way.
-            memory, status = 0, "gone"
-        described[address] = {
-            "type": "Worker", "id": name, "name": name, "pid": one.pid, "nthreads": one.threads,
-            "resources": dict(one.resources), "status": "paused" if status == "stopped" else "running",
-            "metrics": {"memory": memory},
-        }  # fmt: skip
-    return {"type": "Hall", "id": host.directory, "address": host.directory, "workers": described}
+    everybody, started = host.read(tasks.crew), host.read(sessions.everybody)
+    claimed = host.read(tasks.claimed)
+    some = list(everybody.items())[: None if most < 0 else most]
+    return {
+        "type": "Hall",
+        "id": host.directory,
+        "address": host.directory,
+        "services": {},
+        "started": deadline.epoch(min(one.since for one in started)),
+        "n_workers": len(everybody),
+        "total_threads": sum(one.threads for one in everybody.values()),
+        "total_memory": sum(one.memory_limit for one in everybody.values()) or psutil.virtual_memory().total,
+        "workers": {
+            address_of(one): _described(host, session, one, len(claimed.get(session, ()))) for session, one in some
+        },
+    }
 
 
-def processing(host: EmbeddedHost) -> dict[str, list[str]]:
-    crew, claimed = host.read(tasks.crew), host.read(tasks.claimed)
-    return {address_of(one): claimed.get(session, []) for session, one in crew.items()}
+def _described(host: EmbeddedHost, session: int, one: WorkerInfo, running: int) -> dict[str, Any]:
+    import psutil
+
+    name, now = tasks.names_of(session, one.pid)[1], deadline.epoch(deadline.now())
+    metrics: dict[str, Any] = {"time": now, "executing": running}
+    try:
+        process = psutil.Process(one.pid)
+        with process.oneshot():
+            status = "paused" if process.status() == psutil.STATUS_STOPPED else "running"
+            metrics |= {
+                "memory": process.memory_info().rss,
+                "cpu_s": sum(process.cpu_times()[:2]),
+                "num_fds": process.num_fds() if hasattr(process, "num_fds") else 0,
+            }
+    except psutil.Error:  # It has ended, and its burial is under way.
+        status, metrics = "gone", {**metrics, "memory": 0}
+    return {
+        "type": "Worker", "id": name, "host": "localhost", "resources": dict(one.resources),
+        "local_directory": host.directory, "name": name, "nthreads": one.threads, "memory_limit": one.memory_limit,
+        "last_seen": now, "services": {}, "metrics": metrics, "status": status, "nanny": None, "pid": one.pid,
+    }  # fmt: skip
+
+
+def processing(host: EmbeddedHost, workers: Any = None) -> dict[str, list[str]]:
+    """As `Client.processing`."""
+    some, claimed = chosen(host, workers), host.read(tasks.claimed)
+    return {address_of(one): claimed.get(session, []) for session, one in some.items()}
+
+
+def run_on(host: EmbeddedHost, worker: str, function: Any, call: Any) -> Any:
+    """As `Client.run_on`."""
+    if not isinstance(worker, str):
+        raise WrongType(f"run_on: expected a worker's address or name, got {type(worker).__name__} {worker!r:.60}")
+    (found,) = run(host, function, call, worker, True, "raise").values()
+    return found
 
 
 def run(host: EmbeddedHost, function: Any, call: Any, workers: Any, wait: bool, on_error: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..errors import Broken, Misuse, TimedOut, WrongType
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from ..primitives.values import CANCELLED, PENDING, Object
 from .callbacks import Caller
-from .futures import Future
+from .futures import Future, cancel
 
 T = TypeVar("T")
 OPTIONS = frozenset({"pure", "workers", "resources", "allow_other_workers", "retries", "priority"})
@@ -98,7 +98,10 @@ class ClientExecutor(standard.Executor):
         self._desk.shutdown(wait, cancel_futures)
 
     def __repr__(self) -> str:
-        state = "shut down" if self._desk.is_shut else f"{self._max_workers} workers"
+        try:
+            state = "shut down" if self._desk.is_shut else f"{self._max_workers} workers"
+        except (Broken, Misuse):
+            state = "its hall is closed"
         return f"<guildhall.Executor: {state}>"
 
 
@@ -373,6 +376,11 @@ class _Desk:
         waiting = [future for future in list(self._pending) if not future.running()]
         for future in reversed(waiting[idle:]):
             future.cancel()
+
+    def interrupt(self) -> None:
+        """End what runs, too: nobody wants its results."""
+        with suppress(Broken, Misuse):
+            cancel([inner for call in list(self._pending) if (inner := call._inner) is not None], force=True)
 
     def retire(self) -> None:
         """Nobody submits any more: what is under way runs to its end, then everything of ours ends."""

@@ -15,7 +15,17 @@ from .. import deadline
 from ..deadline import Timeout
 from ..engine.local import actors, failures, payload, tasks
 from ..engine.local.pool import order
-from ..errors import ActorLost, HallDamaged, KilledWorker, Misuse, StoreFull, TimedOut, Unpicklable, WrongType
+from ..errors import (
+    ActorLost,
+    GuildhallError,
+    HallDamaged,
+    KilledWorker,
+    Misuse,
+    StoreFull,
+    TimedOut,
+    Unpicklable,
+    WrongType,
+)
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values, waiters
 from ..primitives.op import Answer
@@ -90,10 +100,18 @@ class Future:
             self._host.drop(self._oid)
 
     def __repr__(self) -> str:
-        return f"<Future: {self.status}, key: {self.key}>"
+        try:
+            status = self.status
+        except GuildhallError:  # The hall is closed.
+            status = "lost"
+        return f"<{type(self).__name__}: {status}, key: {self.key}>"
 
     def _repr_html_(self) -> str:
-        return html.table("guildhall Future", self._facts())
+        try:
+            facts = self._facts()
+        except GuildhallError as error:
+            facts = [("Key", self.key), ("Status", "lost"), ("Why", error)]
+        return html.table(f"guildhall {type(self).__name__}", facts)
 
     def _facts(self) -> list[tuple[str, object]]:
         found = self._look()
@@ -256,9 +274,9 @@ def cancel(futures: Any, force: bool = False) -> None:
     every = expect_futures("cancel", futures)
     for host in {future._host for future in every}:
         oids = [future._oid for future in every if future._host is host]
-        running = host.read(tasks.running, oids) if force else {}
+        running = host.read(tasks.running, oids) if force else []
         host.transact(tasks.cancel, oids)
-        for session, oid in running.items():
+        for session, oid in running:
             order(host, session, "interrupt", oid)
 
 

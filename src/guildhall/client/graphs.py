@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..engine.local import functions, payload, tasks
-from ..engine.local.tasks import Recipe
-from ..errors import Misuse
+from ..engine.local.tasks import Demand, Recipe
+from ..errors import Misuse, WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
 from ..primitives.values import FINISHED
 from ..store.transaction import Txn
+from .crew import demand_of
 from .futures import Future, known_to_dask, result_in, results
+from .submission import expect_numbers
 
 try:
     import dask
-    from dask._task_spec import Alias, DataNode, convert_legacy_graph, cull
+    from dask._task_spec import Alias, DataNode, Task, convert_legacy_graph, cull
     from dask.core import flatten
     from dask.order import order
     from dask.utils import ensure_dict, key_split
@@ -103,13 +105,86 @@ def scheduler_now() -> Any:
     return dask.base.get_scheduler()
 
 
+class _Wish(NamedTuple):
+    """What is asked for one node, by `dask.annotate` or by the options of the call."""
+
+    retries: int
+    priority: int
+    demand: Demand | None
+    is_actor: bool
+
+
+class _Wishes:
+    """What is asked for each node. What is said of a node by itself counts first, then the options, then what
+    `dask.annotate` says around the call."""
+
+    def __init__(self, graph: Any, options: Mapping[str, Any]) -> None:
+        asked = {name: options[name] for name in ASKABLE if options.get(name)}
+        self._general = {**{name: v for name, v in dask.get_annotations().items() if name in ASKABLE}, **asked}
+        self._given: dict[Key, dict[str, Any]] = {}
+        for name, by_key in _annotations(graph):
+            for key, value in by_key.items():
+                self._given.setdefault(key, {})[name] = value
+        self._are_alike = not any(map(callable, self._general.values()))
+        actors = options.get("actors")
+        self._all_act = actors is True
+        self._actors = frozenset() if actors is None or isinstance(actors, bool) else frozenset(_expanded(actors))
+        self._usual = self._read(None, self._general) if self._are_alike else None
+
+    def of(self, key: Key) -> _Wish:
+        given = self._given.get(key)
+        if given is None and self._usual is not None and not self._actors:
+            return self._usual
+        return self._read(key, {**self._general, **(given or {})})
+
+    def _read(self, key: Key, said: Mapping[str, Any]) -> _Wish:
+        said = {name: value(key) if callable(value) else value for name, value in said.items()}
+        retries, priority = said.get("retries") or 0, said.get("priority") or 0
+        expect_numbers(retries, priority)
+        others = said.get("allow_other_workers")
+        if others not in (None, True, False):
+            raise WrongType(f"allow_other_workers: expected True or False, got {others!r:.60}")
+        demand = demand_of(said.get("workers"), said.get("resources"), bool(others))
+        return _Wish(retries, priority, demand, self._all_act or key in self._actors)
+
+    def expect(self, nodes: Mapping[Key, Any]) -> None:
+        """Raises Misuse for an actor that is no node: one that was optimized away would not come to life."""
+        for key in self._actors.difference(nodes):
+            raise Misuse(
+                f"actors: {key!r:.80} is no node of the graph, or was merged with another: optimize_graph=False"
+            )
+
+
+ASKABLE = ("workers", "allow_other_workers", "resources", "retries", "priority")
+"""The annotations of Dask that mean something here, which are options, too."""
+
+
+def _annotations(graph: Any) -> Iterator[tuple[str, Mapping[Key, Any]]]:
+    """What the graph says of its nodes: by the name of what is said, and by key."""
+    if hasattr(graph, "__dask_annotations__"):
+        yield from ((name, by_key) for name, by_key in graph.__dask_annotations__().items() if name in ASKABLE)
+        return
+    for layer in getattr(graph, "layers", {}).values():  # A HighLevelGraph.
+        for name, value in (getattr(layer, "annotations", None) or {}).items():
+            if name in ASKABLE:
+                yield name, {key: value(key) if callable(value) else value for key in layer}
+
+
+def _expanded(actors: Any) -> Iterator[Key]:
+    """The keys meant, of one or several keys or collections; of a dict those that it says yes to."""
+    if isinstance(actors, Mapping):
+        actors = tuple(key for key, is_one in actors.items() if is_one)
+    for one in actors if isinstance(actors, list | tuple | set | frozenset) else (actors,):
+        yield from flatten(one.__dask_keys__()) if dask.is_dask_collection(one) else (one,)
+
+
 class _Plan(NamedTuple):
     """A graph, made ready: its nodes in the order in which to submit them, and how many others need each."""
 
     nodes: dict[Key, GraphNode]
     order: list[Key]
     needed: Counter[Key]
-    marks: Mapping[str, Mapping[Key, int]]
+    wishes: _Wishes
 
     def target(self, key: Key) -> Key:
         """The key itself, or the one that it is another name for."""
@@ -118,30 +193,24 @@ class _Plan(NamedTuple):
         return key
 
 
-def submit(
-    host: EmbeddedHost, graph: Any, keys: Sequence[Key], *, retries: int = 0, priority: int = 0, **ignored: Any
-) -> dict[Key, Future]:
-    """Futures of the keys. All other nodes are held by those that need them only, and go with the last of these."""
-    return _Submission(host, _planned(graph, keys, retries, priority), keys).run()
+def submit(host: EmbeddedHost, graph: Any, keys: Sequence[Key], **options: Any) -> dict[Key, Future]:
+    """Futures of the keys. All other nodes are held by those that need them only, and go with the last of these.
+
+    `options`: those of ASKABLE, and `actors`. Dask hands over others, too, which are for its optimizers.
+    """
+    return _Submission(host, _planned(graph, keys, _Wishes(graph, options)), keys).run()
 
 
-def _planned(graph: Any, keys: Iterable[Key], retries: int, priority: int) -> _Plan:
+def _planned(graph: Any, keys: Iterable[Key], wishes: _Wishes) -> _Plan:
     plain = ensure_dict(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
     nodes = cull(convert_legacy_graph(plain), list(keys))
     places = order(nodes)
-    plan = _Plan(nodes, sorted(nodes, key=places.__getitem__), Counter(), _marks(graph, nodes, retries, priority))
+    wishes.expect(nodes)
+    plan = _Plan(nodes, sorted(nodes, key=places.__getitem__), Counter(), wishes)
     for node in nodes.values():
         if not isinstance(node, Alias):
             plan.needed.update({plan.target(key) for key in node.dependencies})
     return plan
-
-
-def _marks(graph: Any, nodes: Iterable[Key], retries: int, priority: int) -> dict[str, dict[Key, int]]:
-    """What `dask.annotate` and the options of the call say of each node."""
-    around = dask.get_annotations()
-    given = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
-    general = {"retries": around.get("retries", retries), "priority": around.get("priority", priority)}
-    return {name: {**dict.fromkeys(nodes, value), **given.get(name, {})} for name, value in general.items()}
 
 
 class _Submission:
@@ -220,6 +289,9 @@ class _Submission:
     def _add_task(self, key: Key, node: GraphNode, deps: Mapping[Key, bytes]) -> None:
         host = self._host
         name = key_split(key)
+        wish = self._plan.wishes.of(key)
+        if wish.is_actor:
+            node = _acting(node)
         given = node, {needed: result_in(oid) for needed, oid in deps.items()}
         inside: list[bytes] = []
         payload.context.results = inside  # Dask leaves futures in the arguments of a node as they are.
@@ -231,8 +303,8 @@ class _Submission:
         ids = tuple(dict.fromkeys((*deps.values(), *inside)))
         oid = self._ids[key] = host.new_object()
         self._mine.add(oid)
-        retries, priority = (int(self._plan.marks[name][key]) for name in ("retries", "priority"))
-        self._batch.append((oid, Recipe(name, self._code, data, ids, retries, 0, 0, priority), (*placed, *ids)))
+        recipe = Recipe(name, self._code, data, ids, wish.retries, 0, 0, wish.priority, False, wish.demand)
+        self._batch.append((oid, recipe, (*placed, *ids)))
 
     def _flush(self) -> None:
         """What was added goes into the store, and with it what is needed no more goes out of our hands."""
@@ -247,6 +319,16 @@ def _put(txn: Txn, session: int, made: Sequence[Any], batch: Sequence[Any], spen
         values.make(txn, oid, FINISHED, data, uses, blob)
     tasks.submit(txn, batch)
     values.release_for(txn, session, spent)
+
+
+def _acting(node: GraphNode) -> GraphNode:
+    """The node, whose object stays in the worker that makes it. Raises Misuse if it makes none."""
+    from .actors import maker
+
+    kind = getattr(node, "func", None)
+    if not isinstance(kind, type):
+        raise Misuse(f"actors: node {node.key!r:.80} calls {kind!r:.60}; expected a class, whose object is the actor")
+    return Task(node.key, maker(kind, False), *node.args, **node.kwargs)
 
 
 def run_node(node: GraphNode, given: Mapping[Key, Any]) -> Any:

@@ -114,12 +114,17 @@ def _check(function: Any, retries: Any, priority: Any) -> str:
     """Refuse what would kill every worker that reads it. Returns the function's name, as plain text."""
     if not callable(function):
         raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")
+    expect_numbers(retries, priority)
+    return name_of(function)
+
+
+def expect_numbers(retries: Any, priority: Any) -> None:
+    """Refuse what is no number, or too large for a recipe."""
     for what, given in (("retries", retries), ("priority", priority)):
         if isinstance(given, bool) or not isinstance(given, int):
             raise WrongType(f"submit: {what}: expected a whole number, got {type(given).__name__} {given!r:.60}")
     if not 0 <= retries < 1 << 31 or not -(1 << 31) <= priority < 1 << 31:
         raise Misuse(f"submit: retries {retries}, priority {priority}: expected retries of 0 or more, both below 2**31")
-    return name_of(function)
 
 
 def name_of(function: Callable[..., Any]) -> str:

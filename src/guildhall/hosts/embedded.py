@@ -184,6 +184,12 @@ class EmbeddedHost:
             return marks.new_lane()
         return lane if lane.number == lane.words[lane.index] else marks.no_lane
 
+    def lane_of_ones_own(self) -> Lane | None:
+        """A lane for what the caller marks in its own way, for as long as this process lives. None if there is none."""
+        if not self._mark[0]:
+            self.rejoin()
+        return self._marks.reserve()
+
     # -- ops ----------------------------------------------------------------------------------------------------------
 
     def _before_op(self) -> None:

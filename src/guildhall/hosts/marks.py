@@ -81,6 +81,16 @@ class Marks:
             self._lanes.add(lane)
         return lane
 
+    def reserve(self) -> Lane | None:
+        """A word that no call gets: who has it writes there what it likes. None if there is no room."""
+        with self._gate:
+            lane = self._free_lane()
+            if not lane.step:
+                return None
+            lane.number = -1  # Never equal to its word: it does not come back.
+            self._lanes.add(lane)
+        return lane
+
     def _free_lane(self) -> Lane:
         if self._free is None:
             with suppress(OSError):  # No room: then the calls are as without marks.

@@ -40,7 +40,7 @@ def give_back(
     txn: Txn,
     session: int,
     note: int,
-    estates: Iterable[Callable[[Txn, int, int], None]],
+    estates: Iterable[Callable[[Txn, int, Sequence[int]], None]],
     now: float,
     marks: Sequence[int],
 ) -> None:
@@ -62,5 +62,5 @@ def give_back(
     subscription.bury(txn, session)
     variable.bury(txn, session)
     for estate in estates:
-        estate(txn, session, note)
+        estate(txn, session, marks)
     values.bury(txn, session)

@@ -19,7 +19,7 @@ SESSIONS = b"\x02"
 NEXT_SESSION = b"\x01s"
 MEMBERSHIP = b"\x01m"
 
-Estate = Callable[[Txn, int, int], None]
+Estate = Callable[[Txn, int, Sequence[int]], None]
 """Gives back what a session held of one kind: (transaction, session, the note it left)."""
 
 

@@ -34,8 +34,26 @@ class Handle:
         """Whether the name is one of that hall."""
         return (self._given or current.now) is host
 
+    def _has_hall(self) -> bool:
+        """Whether it is known in which hall the name is meant."""
+        return (self._given or current.now) is not None
+
+    def statistics(self) -> Any:
+        """What is known of it at this moment, as a frozen record."""
+        raise NotImplementedError
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
+
+    def __repr__(self) -> str:
+        from .looks import line  # Here: with it come the records of all kinds.
+
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        from .looks import page
+
+        return page(self)
 
     def _store(self, host: EmbeddedHost, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
         if type(value) in payload.PLAIN:

@@ -516,7 +516,7 @@ class Sub(Handle):
         self._leave(is_done=kind is None)  # After an error the message at hand was not done: it comes again.
 
     def __del__(self) -> None:
-        if getattr(self, "_is_open", False):
+        if getattr(self, "_is_open", False) and _Arrivals is not None:  # As the interpreter ends, globals are None.
             host = self._host
             if self._session == host._session:  # In a forked child it is the parent's; what was deferred too, there.
                 self._release_fetched(host)

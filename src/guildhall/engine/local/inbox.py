@@ -62,8 +62,9 @@ def bury(txn: Txn, session: int) -> None:
             tasks.settle(txn, Done(oid, ERROR, tasks.killed(RECIPE.unpack(found.data).name, 1, pid)))
 
 
-def bury_worker(txn: Txn, session: int, note: int) -> None:
-    """Give back what a dead session had as a worker: its tasks, and what was asked of it."""
+def bury_worker(txn: Txn, session: int, marks: Sequence[int]) -> None:
+    """Give back what a dead session had as a worker: its tasks, and what was asked of it. `marks` are the words of its
+    lanes."""
     bury(txn, session)
     actors.bury(txn, session)
-    tasks.bury(txn, session, note)
+    tasks.bury(txn, session, marks)

@@ -59,6 +59,8 @@ class WorkerInfo(Record, tag=1, frozen=True):
     pid: int
     threads: int = 1
     resources: Amounts = ()
+    memory_limit: int = 0
+    """In bytes; 0: none."""
 
 
 class Able:
@@ -111,10 +113,11 @@ class Recipe(Record, tag=1, frozen=True):
 
 
 class Claim(Record, tag=1, frozen=True):
-    """Tasks that one worker runs, one after the other, and since when."""
+    """Tasks that one worker runs, one after the other, and since when. `lane`: where it marks which (-1: nowhere)."""
 
     oids: tuple[bytes, ...]
     since: float = 0.0
+    lane: int = -1
 
 
 class Done(NamedTuple):
@@ -270,7 +273,13 @@ def _wake_idle(txn: Txn, count: int) -> None:
 
 
 def claim(
-    txn: Txn, session: int, limit: int, waiter: Waiter | None, able: Able = _ANY, now: float = 0.0
+    txn: Txn,
+    session: int,
+    limit: int,
+    waiter: Waiter | None,
+    able: Able = _ANY,
+    now: float = 0.0,
+    lane: int = -1,
 ) -> NotNow | tuple[bytes, list[tuple[bytes, Recipe]]]:
     """Up to `limit` ready tasks for this worker to run; while there are none the waiter is parked, awake.
 
@@ -278,7 +287,7 @@ def claim(
     """
     reserved = _reserved(txn, able)
     if reserved is not None:
-        return _claimed(txn, session, [reserved], now)
+        return _claimed(txn, session, [reserved], now, lane)
     taken: list[tuple[bytes, Recipe]] = []
     limit = _share(txn, limit)
     stale = 0
@@ -305,14 +314,14 @@ def claim(
     _count(txn, -len(taken) - stale)
     if not taken:
         return BUSY if waiter is None else waiters.park(txn, LOOKING, waiter)
-    return _claimed(txn, session, taken, now)
+    return _claimed(txn, session, taken, now, lane)
 
 
 def _claimed(
-    txn: Txn, session: int, taken: list[tuple[bytes, Recipe]], now: float
+    txn: Txn, session: int, taken: list[tuple[bytes, Recipe]], now: float, lane: int = -1
 ) -> tuple[bytes, list[tuple[bytes, Recipe]]]:
     key = CLAIMS + pack_int(session) + pack_int(txn.revision)
-    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken), now)))
+    txn.put(key, CLAIM.pack(Claim(tuple(oid for oid, _ in taken), now, lane)))
     return key, taken
 
 
@@ -410,7 +419,7 @@ def _strike(txn: Txn, claimed: bytes, data: bytes, over: set[bytes]) -> None:
     claim = CLAIM.unpack(data)
     rest = tuple(oid for oid in claim.oids if oid not in over)
     if rest:
-        txn.put(claimed, CLAIM.pack(Claim(rest, claim.since)))
+        txn.put(claimed, CLAIM.pack(Claim(rest, claim.since, claim.lane)))
     else:
         txn.delete(claimed)
 
@@ -541,26 +550,32 @@ def _forget(txn: Txn, oid: bytes) -> None:
             gone.append(key[1 + len(oid) :])
 
 
-def running(txn: Txn, oids: Iterable[bytes]) -> dict[int, bytes]:
-    """Those of the tasks that a worker has claimed, by its session."""
+def running(txn: Txn, oids: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    """Those of the tasks that a worker has claimed, as (its session, task)."""
     wanted = set(oids)
-    return {
-        unpack(key[1:])[0]: oid
+    return [
+        (session_of(key), oid)
         for key, data in txn.scan(CLAIMS)
         for oid in CLAIM.unpack(data).oids
         if oid in wanted
-    }  # fmt: skip
+    ]  # fmt: skip
 
 
 def claimed(txn: Txn) -> dict[int, list[str]]:
-    """The names of the tasks that each worker has claimed, by its session."""
-    names: dict[int, list[str]] = {}
+    """The keys of the tasks that each worker has claimed, by its session."""
+    keys: dict[int, list[str]] = {}
     for key, data in txn.scan(CLAIMS):
         for oid in CLAIM.unpack(data).oids:
             found = values.look(txn, oid)
             if found is not None and found.state == PENDING:
-                names.setdefault(unpack(key[1:])[0], []).append(RECIPE.unpack(found.data).name)
-    return names
+                shown = shown_key(RECIPE.unpack(found.data).name, oid, values.key_of(txn, oid))
+                keys.setdefault(session_of(key), []).append(shown)
+    return keys
+
+
+def shown_key(name: str, oid: bytes, given: bytes | None) -> str:
+    """A task's key as its future has it: what was given, or the function's name and a number."""
+    return f"{name}-{oid.hex()}" if given is None else given.decode("utf-8", "surrogatepass")
 
 
 def run_again(txn: Txn, oid: bytes, recipe: bytes, uses: tuple[bytes, ...]) -> None:
@@ -618,19 +633,29 @@ def _put_back(txn: Txn, oid: bytes, found: Object, recipe: Recipe) -> None:
     _wake_idle(txn, 1)
 
 
-def bury(txn: Txn, session: int, note: int) -> None:
-    """The tasks that a dead worker had claimed run again, those that killed too many fail."""
+def mark_of(oid: bytes) -> int:
+    """What a worker writes into the word of its lane before it begins the task: it differs from those of the claim's
+    other tasks."""
+    return int.from_bytes(oid[-7:], "big")
+
+
+def bury(txn: Txn, session: int, marks: Sequence[int] = ()) -> None:
+    """The tasks that a dead worker had claimed run again. The one that ran counts a death; too many, and it fails.
+
+    `marks`: the words of its lanes. A claim that has none there counts for each of its tasks.
+    """
     pid = pid_of(txn, session)
     txn.delete(WORKERS + pack_id(session))
     for key, data in txn.scan(CLAIMS + pack_int(session)):
         txn.delete(key)
-        oids = CLAIM.unpack(data).oids
-        for oid in oids:
+        claim = CLAIM.unpack(data)
+        mark = marks[claim.lane] if 0 <= claim.lane < len(marks) else None
+        for oid in claim.oids:
             found = values.look(txn, oid)
             if found is None or found.state != PENDING:
                 continue
             recipe = RECIPE.unpack(found.data)
-            deaths = recipe.deaths + 1
+            deaths = recipe.deaths + (mark is None or mark == mark_of(oid))
             if deaths > MAX_DEATHS:
                 settle(txn, Done(oid, ERROR, killed(recipe.name, deaths, pid)))
             else:

@@ -22,6 +22,7 @@ from ...deadline import now
 from ...errors import StoreFull
 from ...hosts import current
 from ...hosts.embedded import EmbeddedHost, open_hall
+from ...hosts.marks import Lane
 from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import CANCELLED, ERROR
@@ -57,8 +58,12 @@ slot = Slot()
 class Run:
     """One claim being worked off: the tasks not begun, and the ends not yet told."""
 
-    def __init__(self, host: EmbeddedHost, key: bytes, todo: list[tuple[bytes, Recipe]]) -> None:
+    def __init__(
+        self, host: EmbeddedHost, key: bytes, todo: list[tuple[bytes, Recipe]], lane: Lane | None = None
+    ) -> None:
         self.host = host
+        self._lane = lane
+        """Where it marks which task it begins: if this process is killed, that one alone is to blame."""
         self.key = key
         self.begun = 0
         self.waits = 0
@@ -76,7 +81,10 @@ class Run:
         """Run all. Returns the seconds that a task took on average."""
         began = told = time.perf_counter()
         end: Done | None = None
+        lane = self._lane
         while (task := self._next(end)) is not None:
+            if lane is not None:
+                lane.words[lane.index] = tasks.mark_of(task[0])
             try:
                 self.current = task[0]
                 end = run_task(self.host, *task)
@@ -161,6 +169,8 @@ class Worker:
     def loop(self, is_helper: bool = False) -> None:
         """Claim and run until told to end; a helper only as long as more tasks are blocked than helpers run."""
         host, monitor = self.host, Monitor()
+        lane = None if is_helper else host.lane_of_ones_own()  # Who takes one task at a time has nothing to mark.
+        place = -1 if lane is None else lane.index
         limit = 1
         while not self.is_retiring:
             if is_helper and self._retires():
@@ -169,16 +179,18 @@ class Worker:
                 time.sleep(PAUSED_S)
                 continue
             try:
-                claimed = host.transact(tasks.claim, host.session, min(limit, self._left()), None, self._able, now())
+                most = min(limit, self._left())
+                claimed = host.transact(tasks.claim, host.session, most, None, self._able, now(), place)
                 if isinstance(claimed, Answer):
                     limit = max(1, limit // 2)
-                    claimed = self._await_task(is_helper)
+                    claimed = self._await_task(is_helper, place)
                     if claimed is None:
                         continue
             except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
                 time.sleep(FULL_S)
                 continue
-            each_s = self._work_off(Run(host, *claimed), monitor)
+            key, todo = claimed
+            each_s = self._work_off(Run(host, key, todo, lane), monitor)
             limit = 1 if is_helper else min(MAX_BATCH, limit * 2, max(1, int(BATCH_S / max(each_s, 1e-6))))
 
     def _work_off(self, run: Run, monitor: Monitor | None = None) -> float:
@@ -231,8 +243,8 @@ class Worker:
         wait does not."""
         for run in list(self._runs.values()):
             if run.current == oid and run.thread.ident is not None:
-                self._wanted = oid
                 if run.thread is threading.main_thread():
+                    self._wanted = oid
                     signal.pthread_kill(run.thread.ident, signal.SIGURG)
                 else:
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(
@@ -246,11 +258,11 @@ class Worker:
         if slot.run is not None and slot.run.current is not None and slot.run.current == self._wanted:
             raise Interrupted("cancelled by force")
 
-    def _await_task(self, is_helper: bool) -> Any:
+    def _await_task(self, is_helper: bool, place: int) -> Any:
         host = self.host
         waiter, bell = host.waiter(), host.bell()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able, now())
+            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able, now(), place)
             if not isinstance(claimed, Answer):
                 return claimed
             if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
@@ -375,7 +387,8 @@ def serve(worker: Worker, *, is_process: bool = True) -> None:
     host, options = worker.host, worker.options
     host.give_way = worker.give_way
     host.lend_hand, host.run_awaited = worker.lend_hand, worker.run_awaited
-    host.insist(tasks.enlist, host.session, tasks.WorkerInfo(os.getpid(), options.threads, options.resources))
+    info = tasks.WorkerInfo(os.getpid(), options.threads, options.resources, options.memory_limit or 0)
+    host.insist(tasks.enlist, host.session, info)
     for number in range(int(is_process), options.threads):
         thread = threading.Thread(target=worker.loop, daemon=True, name=f"guildhall-slot-{number}")
         worker.threads.append(thread)
