@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos clean
+.PHONY: demo test check bench chaos fuzz clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,10 @@ bench: .venv/bench-ready
 
 chaos: .venv/ready
 	$(BIN)/python -m pytest -m chaos
+
+MINUTES ?= 10
+fuzz: .venv/ready
+	FUZZ_S=$$((60 * $(MINUTES))) $(BIN)/python -m pytest -s tests/fuzz
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
