@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos simulate mutations soak clean
+.PHONY: demo test check bench chaos simulate mutations soak fuzz clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,9 @@ simulate: .venv/ready
 
 mutations: .venv/ready
 	$(BIN)/python tests/histories/simulate.py --mutations
+
+fuzz: .venv/ready
+	FUZZ_S=$$((60 * $(or $(MINUTES),10))) $(BIN)/python -m pytest -s tests/fuzz
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -242,7 +242,7 @@ def test_spilled_blobs_go_with_a_killed_client(script: Callable[..., Script], tm
     one = script(
         f"client = Client(n_workers=1)\ntell(client)\ntime.sleep({LONG_S})", env=os.environ | {"TMPDIR": str(tmp_path)}
     )
-    mine, other = tmp_path / "guildhall-mine", tmp_path / "guildhall-other"
+    mine, other = tmp_path / f"guildhall-{os.getuid()}-mine", tmp_path / f"guildhall-{os.getuid()}-other"
     mine.touch()
     other.touch()
     (Path(one.hall) / "blobs" / "1-1").symlink_to(mine)
@@ -400,9 +400,7 @@ def test_an_interpreter_that_cannot_be_started_is_told(monkeypatch: pytest.Monke
 
 
 def test_a_worker_that_cannot_join_the_hall_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import guildhall.hosts.embedded as it; it.filesystem = lambda path: 'nfs'"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import guildhall.hosts.place as it; it.filesystem = lambda path: 'nfs'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     with refused("0 of 2 workers.*HallRefused.*nfs, a network file system"):
         Client(n_workers=2)

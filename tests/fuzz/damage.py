@@ -7,6 +7,7 @@ seconds all kinds of cases take together (`make fuzz MINUTES=n`).
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import shutil
@@ -32,6 +33,7 @@ LOADED = verify, guildhall.client.census  # Here, and so not in each case.
 PAGE = 4096
 HANGS_S = 20
 """Longer than any case takes: a process that is not through by then never will be."""
+LEAST = 8
 NAMES = 40
 LARGE = bytes(100_000)
 VALUES: list[Any] = [7, "text", b"bytes" * 40, 1.5, None, ["a", {"b": (1, 2)}], "x" * 5000]
@@ -45,12 +47,13 @@ def seconds(share: float, least: float) -> float:
 
 
 def seeds(for_s: float) -> Iterator[int]:
-    """Numbers of cases, new ones in each run, until the time is up."""
+    """Numbers of cases, new ones in each run, until the time is up and there were some."""
     until = time.monotonic() + for_s
-    seed = int(os.environ.get("FUZZ_SEED", random.randrange(1 << 40)))
-    while time.monotonic() < until:
+    first = int(os.environ.get("FUZZ_SEED", random.randrange(1 << 40)))
+    for seed in itertools.count(first):
+        if time.monotonic() > until and seed - first >= LEAST:
+            return
         yield seed
-        seed += 1
 
 
 def write(path: Path) -> None:

@@ -29,7 +29,6 @@ from .liveness import Members, Watch
 from .marks import Lane, Marks
 from .marks import read as read_marks
 from .place import Place, expect_owner, make_way, resolved, trust
-from .place import filesystem as filesystem
 from .place import is_in_memory as is_in_memory
 from .seats import mapped as mapped_seats
 from .seats import private as private_seats
@@ -158,7 +157,7 @@ class EmbeddedHost:
         return LmdbStore(
             self.directory,
             at=self._place.path,
-            in_memory=is_in_memory(self._place.path),
+            in_memory=self._place.is_in_memory,
             durable=self.is_durable,
             ring=lambda waiter: self._ringer.ring(waiter),  # A forked child has a ringer of its own.
             remove=self.remove_blob,
@@ -628,7 +627,7 @@ def _make(directory: str) -> None:
                 os.mkdir(place.at(name), 0o700)
             with open(place.at("namespace"), "x") as file:
                 file.write(_pid_namespace())
-            LmdbStore.create(place.path, in_memory=is_in_memory(aside))
+            LmdbStore.create(place.path, in_memory=place.is_in_memory)
         with suppress(FileExistsError):
             os.rename(aside, directory)
             return

@@ -77,8 +77,8 @@ class _Outside:
         try:
             with suppress(FileNotFoundError):  # Nobody has ever been in it.
                 self._members = Members(self._place.at("members"), may_make=False)
-            is_in_memory = embedded.is_in_memory(self._place.path)
-            self.store = LmdbStore(directory, at=self._place.path, in_memory=is_in_memory, is_read_only=True)
+            in_memory = self._place.is_in_memory
+            self.store = LmdbStore(directory, at=self._place.path, in_memory=in_memory, is_read_only=True)
         except BaseException:
             self._close_members()
             raise

@@ -41,7 +41,8 @@ class Place:
         self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(self._fd)
-            trust(directory, found)
+            _expect_ours(directory, found)
+            kind = _local(directory, f"/proc/self/fd/{self._fd}")
         except BaseException:
             self.close()
             raise
@@ -49,6 +50,7 @@ class Place:
         self.key = found.st_dev, found.st_ino
         """What tells it from every other one, also from a later one of the same name."""
         self.path = f"/proc/self/fd/{self._fd}"
+        self.is_in_memory = kind in _MEMORY
 
     def __enter__(self) -> Place:
         return self
@@ -93,9 +95,15 @@ class Place:
 def trust(path: str, found: os.stat_result) -> None:
     """Refuse a directory that another user owns or may enter, or that is on a network file system."""
     _expect_ours(path, found)
-    kind = filesystem(path)
+    _local(path, path)
+
+
+def _local(path: str, at: str) -> str:
+    """The type of its file system. Refuses one that is shared with other machines."""
+    kind = filesystem(at)
     if kind in _NETWORK:
         raise HallRefused(f"hall directory {path}: on {kind}, a network file system; use a local one")
+    return kind
 
 
 def expect_owner(path: str, found: os.stat_result) -> None:

@@ -64,7 +64,7 @@ class Condition(Handle):
             name, lock = None, name
         if lock is not None and not any(getattr(type(lock), "acquire", None) is kind.acquire for kind in self._locks):
             raise WrongType(f"condition {name!r:.60}: lock: expected a {self._expected()}, got {lock!r:.60}")
-        super().__init__(name or (lock and lock.name), hall=hall, client=client)
+        super().__init__(lock.name if lock is not None and name in (None, "") else name, hall=hall, client=client)
         self.lock = self._locks[0](self.name, hall=hall, client=client) if lock is None else lock
         self._given = self._given or self.lock._given
         self._left: set[int] = set()

@@ -19,7 +19,8 @@ class Handle:
     _kind = "handle"
 
     def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
-        self.name = name or f"{self._kind}-{uuid.uuid4().hex}"
+        is_unnamed = name is None or (isinstance(name, str) and not name)  # 0 and () are names as others are.
+        self.name = f"{self._kind}-{uuid.uuid4().hex}" if is_unnamed else name
         if isinstance(self.name, list):
             self.name = tuple(self.name)
         self._key = packed(self._kind, self.name)

@@ -136,7 +136,7 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
         if data[:1] == REFERENCE:
             found = host.read(values.look, data[1:])
             if found is None:
-                raise FileNotFoundError("the value is gone")
+                raise HallDamaged(f"hall {host.directory}: a large value is gone; set or put it anew")
             data = found.data
         if data[:1] == blobs.BLOB:
             return blobs.read(host, data)
