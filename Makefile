@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos simulate mutations soak clean
+.PHONY: demo test check bench chaos long-tests simulate mutations soak clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,10 @@ bench: .venv/bench-ready
 	$(BIN)/python bench/compare.py
 
 chaos: .venv/ready
+	$(BIN)/python tests/histories/chaos.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(KIND),--kind '$(KIND)')
+
+long-tests: .venv/ready
 	$(BIN)/python -m pytest -m chaos
 
 simulate: .venv/ready
