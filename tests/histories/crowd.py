@@ -33,6 +33,7 @@ FORKED_S = 1.0
 """How long a forked process goes on."""
 ERRAND_S = 0.3
 """How long a task goes on."""
+DRAIN_S = 20.0
 BIG = "x" * 50_000
 _SKY = struct.Struct("<qq")
 
@@ -189,9 +190,17 @@ def hog(scene: Scene) -> None:
 
 
 def drain(queue: Queue) -> None:
-    with suppress(TimedOut):
-        while True:
+    """Empty it, as can be done with a full hall. Not at once, perhaps: while somebody is stopped who reads, no page can
+    be used that was given up since."""
+    until = time.monotonic() + DRAIN_S
+    while time.monotonic() < until:
+        try:
             queue.get(timeout=0)
+        except TimedOut:
+            return
+        except StoreFull:
+            time.sleep(0.01)
+    raise TimeoutError(f"a full hall could not be emptied in {DRAIN_S} s")
 
 
 def foreman(scene: Scene, seed: int) -> None:
