@@ -43,5 +43,8 @@ simulate: .venv/ready
 mutations: .venv/ready
 	$(BIN)/python tests/histories/simulate.py --mutations
 
+soak: .venv/bench-ready
+	$(BIN)/python bench/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT))
+
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
