@@ -67,6 +67,50 @@ class Chances:
 
 
 QUIET = Chances(switch=0.0)
+ROUGH = Chances(switch=0.3, kill=0.01, pause=0.005, drop=0.05, delay=0.1)
+"""A little of everything but Ctrl-C, which only comes where a program says that it may."""
+SHOWN = 200
+"""So many lines of a history are in an error; all are in its `history`."""
+
+
+class Failed(AssertionError):
+    """A program that does not do with some seed what it must. It does so again with that seed."""
+
+    def __init__(self, seed: int, error: BaseException, history: History) -> None:
+        self.seed, self.history = seed, history
+        lines = str(history).splitlines()
+        left_out = [f"({len(lines) - SHOWN} lines before)"] if len(lines) > SHOWN else []
+        story = "\n".join([*left_out, *lines[-SHOWN:]])
+        super().__init__(f"seed {seed}: {type(error).__name__}: {error}\n{story}")
+
+
+@dataclass
+class Explored:
+    """What was played."""
+
+    seeds: int = 0
+    steps: int = 0
+    kills: int = 0
+    pauses: int = 0
+
+
+def explore(program: Callable[[Simulation], object], seeds: Iterable[int], chances: Chances = ROUGH) -> Explored:
+    """Run a program with each seed: it gets a simulation, lets processes play in it, and asserts what must be so.
+
+    Raises Failed for the first seed with which it raises, with all that happened.
+    """
+    played = Explored()
+    for seed in seeds:
+        sim = Simulation(seed, chances)
+        try:
+            program(sim)
+        except Exception as error:
+            raise Failed(seed, error, sim.history()) from error
+        played.seeds += 1
+        played.steps += sim.steps
+        played.kills += sim.kills
+        played.pauses += len(sim.pauses)
+    return played
 
 
 def _nothing_to_do() -> None: ...
@@ -175,19 +219,21 @@ class SimHost(EmbeddedHost):
         self.trouble()
 
     def _in_transaction(self) -> None:
-        if self.sim.is_running and self._has_joined:
+        if self._has_joined:
             self.trouble(in_transaction=True)
 
     def trouble(self, *, in_transaction: bool = False) -> None:
-        """Die, be stopped or hear Ctrl-C, by the dice. Who is dead does nothing more."""
+        """Die, be stopped or hear Ctrl-C, by the dice. Who is dead does nothing more; outside of a run all is well."""
         if self.is_dead:
             raise Killed
         sim = self.sim
+        if not sim.is_running:
+            return
         dice, chances = sim.dice, sim.chances
         if chances.kill and dice.random() < chances.kill:
             sim.kill(self)
             raise Killed
-        if chances.pause and sim.is_running and dice.random() < chances.pause:
+        if chances.pause and dice.random() < chances.pause:
             sim.pause(self, dice.choice(PAUSES_NS), in_transaction)
             if self.is_dead:  # It was killed while it was stopped.
                 raise Killed
@@ -390,8 +436,8 @@ class Simulation:
 
     def ring(self, waiter: Waiter) -> None:
         """Called by the store behind a commit. A ringer that dies there rings no more."""
-        chances, dice = self.chances, self.dice
-        if self.is_running and chances.kill and dice.random() < chances.kill:
+        chances, dice = self.chances if self.is_running else QUIET, self.dice
+        if chances.kill and dice.random() < chances.kill:
             self.kill(self._acting())
             raise Killed
         life = self.lives.get(waiter.session)
