@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
+from broken import FAULTS
 from checker import check
 from crowd import Embedded, Part, Scene, Sky, drain, foreman, hog, live
 from programs import PLAYERS
@@ -39,6 +41,8 @@ ROUND_S = 10.0
 PROCESSES = 6
 AT_A_TIME = 3
 """So many kinds of things are in one hall."""
+LEAST_KILLS = 5
+"""A round that is short goes on until there were so many."""
 CALM_S = 60
 """So long after the last trouble every process must have come to its end."""
 DAY_NS = 86_400 * 10**9
@@ -75,7 +79,7 @@ class Round:
     def _trouble_for(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         kinds = [self._kill] * 20 + [self._stop] * 20 + [self._step_clock] * 3 + [self._kill_all]
-        while time.monotonic() < until:
+        while time.monotonic() < until or self.counts["kills"] < LEAST_KILLS:
             self._reap()
             self._people()
             time.sleep(self.dice.uniform(0.001, 0.04))
@@ -280,7 +284,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--round-s", type=float, default=ROUND_S)
     parser.add_argument("--kind", action="append", choices=list(PLAYERS), help="only these")
+    faults = {fault.__name__: fault for fault, _, _ in FAULTS}
+    parser.add_argument("--broken", choices=list(faults), help="with this fault in a primitive, which is to be found")
     given = parser.parse_args()
+    if given.broken:
+        faults[given.broken](pytest.MonkeyPatch())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     seed = random.randrange(1 << 30) if given.seed is None else given.seed

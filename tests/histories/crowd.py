@@ -13,7 +13,7 @@ import struct
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,12 +39,17 @@ _SKY = struct.Struct("<qq")
 
 
 class Ground(Protocol):
-    """Where a hall is, and how a process gets into it. Another host has one of its own."""
+    """Where a hall is, how a process gets into it, and how what it does there is written down. Another host has one of
+    its own; the checker needs every commit's number and order, whoever makes it."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def join(self) -> Hall:
         """This process's way in."""
+
+    def recording(self, logs: Path) -> AbstractContextManager[Files]:
+        """Until its end, what this process and its children do in the hall is written down there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Embedded:
 
     path: str
     durable: bool = False
+
+    def recording(self, logs: Path) -> AbstractContextManager[Files]:
+        return recording(logs)
 
     @property
     def name(self) -> str:
@@ -109,7 +117,7 @@ class Part:
 class Scene:
     """A round: where, what, and the directory of its records."""
 
-    ground: Embedded
+    ground: Ground
     parts: tuple[Part, ...]
     directory: Path
 
@@ -135,11 +143,11 @@ class Scene:
         """In the hall, writing down what is done there, under the sky's time."""
         sky = self.sky
         time_of_sky = turned_by_hand(time.monotonic_ns, sky.wall_ns)
-        with time_of_sky, recording(self.logs) as files, _patiently(self.ground) as hall:
+        with time_of_sky, self.ground.recording(self.logs) as files, _patiently(self.ground) as hall:
             yield hall, files, sky
 
 
-def _patiently(ground: Embedded) -> Hall:
+def _patiently(ground: Ground) -> Hall:
     """The hall, also if it is full at the moment."""
     until = time.monotonic() + 30
     while True:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import deadline
-from ..errors import Misuse
+from ..errors import Misuse, StoreFull
 from ..hosts import current
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from ..hosts.marks import Lane
@@ -56,7 +56,7 @@ class Killed(Over):
 @dataclass(frozen=True)
 class Chances:
     """How likely each trouble is. Of `switch`, `kill`, `pause`: at each step; of `interrupt`: at each step of a call
-    that may be; of `drop`, `delay`: for each ring."""
+    that may be; of `drop`, `delay`: for each ring; of `full`: that there is no room for what a transaction adds."""
 
     switch: float = 0.3
     kill: float = 0.0
@@ -64,6 +64,7 @@ class Chances:
     pause: float = 0.0
     drop: float = 0.0
     delay: float = 0.0
+    full: float = 0.0
 
 
 QUIET = Chances(switch=0.0)
@@ -141,7 +142,7 @@ class SimHost(EmbeddedHost):
         """What the process has received, in memory that outlives it."""
         self.log = Log(sim.log_of_life(), sim.tick)
         self.log.in_transaction = self._in_transaction
-        self._has_joined = False
+        self._has_joined = self._insists = False
         self._session = self.log.session = self._commit(sessions.number)
         self._commit(sessions.join, sessions.Session(self._session, 0, "process"))
         self._lane, self._no_lane = Lane(self._session, self.words, 0, deque()), Lane(self._session, [0], 0, None)
@@ -178,11 +179,36 @@ class SimHost(EmbeddedHost):
         return result
 
     def _transact(self, op: Callable[..., Any], *args: Any) -> Any:
-        result = self.sim.store.transact(op, *args)
+        result = self.sim.store.transact(self._refused(op) if self._finds_no_room() else op, *args)
         self.trouble()  # The commit is made, and nobody wrote that down.
         return result
 
-    insist = transact
+    def insist(self, op: Callable[..., Any], *args: Any) -> Any:
+        """As `transact`, and there is room for it."""
+        before, self._insists = self._insists, True
+        try:
+            return self.transact(op, *args)
+        finally:
+            self._insists = before
+
+    def _finds_no_room(self) -> bool:
+        chances = self.sim.chances
+        return (
+            bool(chances.full and self.sim.is_running and not self._insists) and self.sim.dice.random() < chances.full
+        )
+
+    def _refused(self, op: Callable[..., Any]) -> Callable[..., Any]:
+        """The op in a store that is full: what makes that no larger goes on."""
+        store = self.sim.store
+
+        def run(txn: Any, *args: Any) -> Any:
+            before = store.size
+            result = op(txn, *args)
+            if store.size > before:
+                raise StoreFull("the simulated store is full")
+            return result
+
+        return run
 
     def read(self, op: Callable[..., Any], *args: Any) -> Any:
         self.step()
@@ -193,7 +219,10 @@ class SimHost(EmbeddedHost):
         while self._errands:
             errand = self._errands[0]
             op, *args = errand
-            self._troubled(op, *args)
+            try:
+                self._troubled(op, *args)
+            except StoreFull:
+                return
             with suppress(ValueError):
                 self._errands.remove(errand)
 
