@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos simulate mutations soak fuzz clean
+.PHONY: demo test check bench chaos long-tests simulate mutations soak fuzz clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,10 @@ bench: .venv/bench-ready
 	$(BIN)/python bench/compare.py
 
 chaos: .venv/ready
+	$(BIN)/python tests/histories/chaos.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(KIND),--kind '$(KIND)')
+
+long-tests: .venv/ready
 	$(BIN)/python -m pytest -m chaos
 
 simulate: .venv/ready
@@ -41,6 +45,9 @@ mutations: .venv/ready
 
 fuzz: .venv/ready
 	FUZZ_S=$$((60 * $(or $(MINUTES),10))) $(BIN)/python -m pytest -s tests/fuzz
+
+soak: .venv/bench-ready
+	$(BIN)/python bench/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT))
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

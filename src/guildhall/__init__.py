@@ -4,7 +4,8 @@ processes and their client share, on one machine without a server.
 The map, each using what stands before it and nothing behind: `errors`, `deadline` (the clock) < `store` (ordered keys,
 transactions) < `primitives` (ops) < `hosts` (where ops run, waking, dying) < `engine` (where functions run: tasks,
 actors, blobs, workers) < `client` (what users hold: clients, futures, `client.handles` of the primitives, executors;
-also `aio`, with `await`, and `joblib`) < `tools` (the command line, progress). docs/architecture.md has every module.
+also `aio`, with `await`, and `joblib`) < `tools` (the command line, progress) < `testing` (simulated processes; nothing
+else loads it). docs/architecture.md has every module.
 Names are imported when they are first used.
 """
 

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from models import ANY, INTERRUPTED, Model, Wrong
+from models import ANY, BROKEN_OFF, Model, Wrong
 
 from guildhall.testing.recorder import Call, Commit, History
 
@@ -92,7 +92,7 @@ def _note(model: Model, c: Commit) -> None:
 def _check_answer(call: Call, model: Model) -> None:
     if call.state in ("waits", "sleeps"):
         raise Wrong(f"{call} is over, and stands in line still")
-    if call.result == INTERRUPTED:
+    if call.result in BROKEN_OFF:
         model.interrupted(call)
         return
     answer = model.answer(call)
@@ -150,7 +150,7 @@ def check_reads(history: History, models: Models) -> None:
     floors: dict[Model, int] = {}
     for call in history.calls:
         model = models[call.kind, call.name]
-        if not call.is_over or call.result == INTERRUPTED or model.answer(call) is not ANY:
+        if not call.is_over or call.result in BROKEN_OFF or model.answer(call) is not ANY:
             continue
         model.before_read(call)
         ended = finished.setdefault(model, [])
@@ -232,10 +232,10 @@ def calls_of(history: History) -> list[Call]:
 
 
 def search(calls: Iterable[Call], step: Step, start: Any = None) -> None:
-    """Raise Wrong unless there is an order of the calls that the steps allow. What was killed or interrupted may have
+    """Raise Wrong unless there is an order of the calls that the steps allow. What was killed or broken off may have
     happened, at any time from its begin on, or not."""
     todo = sorted(calls, key=lambda call: call.begin)
-    is_told = [call.is_over and call.result != INTERRUPTED for call in todo]
+    is_told = [call.is_over and call.result not in BROKEN_OFF for call in todo]
     ends = [call.end if told and call.end is not None else float("inf") for call, told in zip(todo, is_told)]
     needed = sum(1 << number for number, told in enumerate(is_told) if told)
     seen: set[tuple[int, Any]] = set()

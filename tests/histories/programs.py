@@ -138,7 +138,7 @@ class VariablePlayer(Player):
             self.call("compare_and_set", lambda: variable.compare_and_set(old, new), old, None, new)
         elif roll < 0.6 and not self.terms["is_plain"]:
             version, new = self.call("version", lambda: variable.version), self.fresh()
-            if version != models.INTERRUPTED:
+            if version not in models.BROKEN_OFF:
                 run = lambda: variable.compare_and_set(new=new, expected_version=version)  # noqa: E731
                 self.call("compare_and_set", run, None, version, new)
         elif roll < 0.85:
@@ -257,9 +257,11 @@ class QueuePlayer(Player):
         taken = self.taken.pop(self.dice.randrange(len(self.taken)))
         delay_s = self.dice.choice((None, None, 0.001, 0.05))
         if self.dice.random() < 0.5:
-            self.call("ack", taken.ack, taken.value)
+            answer = self.call("ack", taken.ack, taken.value)
         else:
-            self.call("nack", lambda: taken.nack(delay_s), taken.value)
+            answer = self.call("nack", lambda: taken.nack(delay_s), taken.value)
+        if answer == models.FULL:  # It is held still.
+            self.taken.append(taken)
 
     def audit(self) -> None:
         self.pass_time(0.2)  # What was delayed is there.
@@ -366,7 +368,7 @@ class RLockPlayer(Player):
             self.call("release", self.rlock.release)
         else:
             timeout_s = self.patience_s(may_be_endless=True)
-            self.holds += self._acquire(timeout_s) not in (False, models.INTERRUPTED)
+            self.holds += self._acquire(timeout_s) not in (False, *models.BROKEN_OFF)
 
     def _acquire(self, timeout_s: float | None) -> Any:
         count = lambda is_held: is_held and self.rlock.count  # noqa: E731

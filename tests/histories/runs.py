@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,10 @@ class Program:
         self.terms = self.player.draw(dice)
         self.name = NAME if store is None else f"{NAME} {seed} {time.monotonic_ns()}"
         used: Any = MemoryStore() if store is None else store
-        self.sim = Simulation(dice.randrange(1 << 30), draw(dice), store=used)
+        chances = draw(dice)
+        if store is not None:  # Which has its own ways to be full.
+            chances = replace(chances, full=0.0)
+        self.sim = Simulation(dice.randrange(1 << 30), chances, store=used)
         used._ring = self.sim.ring
         self.first: int = used.revision + 1 if store is None else used.transact(lambda txn: txn.revision)
 
@@ -103,7 +107,7 @@ def draw(dice: random.Random) -> Chances:
     """How much goes wrong in a program: in some nothing, so that what needs no trouble is found, too."""
     kill, interrupt = dice.choice((0, 0.003, 0.02)), dice.choice((0, 0.05))
     pause, drop, delay = dice.choice((0, 0, 0.01)), dice.choice((0, 0, 0.2)), dice.choice((0, 0.3))
-    return Chances(0.3, kill, interrupt, pause, drop, delay)
+    return Chances(0.3, kill, interrupt, pause, drop, delay, dice.choice((0, 0, 0.05)))
 
 
 class _Part:

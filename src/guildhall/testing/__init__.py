@@ -5,6 +5,6 @@ hand, and histories of what happened. Nothing here is loaded by the rest of the 
 real.
 """
 
-from .simulation import Chances, Killed, SimHost, Simulation
+from .simulation import ROUGH, Chances, Explored, Failed, Killed, SimHost, Simulation, explore
 
-__all__ = ["Chances", "Killed", "SimHost", "Simulation"]
+__all__ = ["ROUGH", "Chances", "Explored", "Failed", "Killed", "SimHost", "Simulation", "explore"]

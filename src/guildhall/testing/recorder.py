@@ -25,9 +25,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..errors import GuildhallError
+from ..errors import GuildhallError, StoreFull
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import queue, sessions
+from ..store.lmdb import LmdbStore
 from ..store.memory import MemoryTxn
 
 FACTS = frozenset(("now", "seen", "session", "bell", "lane", "number", "due", "item"))
@@ -151,7 +152,13 @@ class Log:
     def transact(self, transact: Callable[..., Any], op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if isinstance(op, _Noted):  # Once more, after room was made in the store.
             return transact(op, *args)
-        result = transact(_Noted(self, op, self._current, self.clock()), *args)
+        noted = _Noted(self, op, self._current, self.clock())
+        try:
+            result = transact(noted, *args)
+        except StoreFull:
+            if noted.was_inside:
+                self._write(("undone",))
+            raise
         self._write(("done", self.clock()))
         return result
 
@@ -164,6 +171,8 @@ class _Noted:
 
     def __init__(self, log: Log, op: Callable[..., Any], call: int, begin: int) -> None:
         self._log, self._op, self._call, self._begin = log, op, call, begin
+        self.was_inside = False
+        """Whether the op has run and what it did is still to be committed."""
 
     def __call__(self, txn: Any, *args: Any) -> Any:
         log, op = self._log, self._op
@@ -179,6 +188,7 @@ class _Noted:
         answer = _answer(result) if error is None else type(error).__name__
         wrote = has_written() and error is None
         log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call, log.session)
+        self.was_inside = error is None
         if error is not None:
             raise error
         log.in_transaction()
@@ -285,14 +295,39 @@ def recorded(host: EmbeddedHost, directory: Path) -> Iterator[Files]:
     """Write down what this process, and all that it forks meanwhile, do in the hall."""
     files, store = Files(directory), host._store
     assert store is not None, "a hall that is open has a store"
-    plain = store.transact
-    store.transact = lambda op, *args: files.log.transact(plain, op, args)  # type: ignore[method-assign]
+    plain = _record(store, files)
     host.transact = store.transact
     with burials(lambda: files.log):
         try:
             yield files
         finally:
             store.transact = host.transact = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def recording(directory: Path) -> Iterator[Files]:
+    """Write down what this process, and all that it forks meanwhile, do in halls that it opens from now on: also how
+    it joins, so that every number is somebody's."""
+    files, plain = Files(directory), EmbeddedHost._open_store
+
+    def open_store(host: EmbeddedHost) -> LmdbStore:
+        store = plain(host)
+        _record(store, files)
+        return store
+
+    EmbeddedHost._open_store = open_store  # type: ignore[assignment,method-assign]
+    with burials(lambda: files.log):
+        try:
+            yield files
+        finally:
+            EmbeddedHost._open_store = plain  # type: ignore[method-assign]
+
+
+def _record(store: LmdbStore, files: Files) -> Callable[..., Any]:
+    """Wrap the store's `transact`. Returns it as it was."""
+    plain = store.transact
+    store.transact = lambda op, *args: files.log.transact(plain, op, args)  # type: ignore[method-assign]
+    return plain
 
 
 @contextmanager
@@ -367,6 +402,8 @@ def _read(records: list[tuple[Any, ...]], calls: list[Call], sure: list[Commit],
                 pending.end = pending.inside  # It raised: nothing was written, and nothing is in doubt.
                 sure.append(pending)
                 pending = None
+        elif kind == "undone":
+            pending = None  # There was no room for it.
         else:
             assert pending is not None, "a commit is done that was inside"
             (pending.end,) = rest

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import deadline
-from ..errors import Misuse
+from ..errors import Misuse, StoreFull
 from ..hosts import current
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from ..hosts.marks import Lane
@@ -57,7 +57,7 @@ class Killed(Over):
 @dataclass(frozen=True)
 class Chances:
     """How likely each trouble is. Of `switch`, `kill`, `pause`: at each step; of `interrupt`: at each step of a call
-    that may be; of `drop`, `delay`: for each ring."""
+    that may be; of `drop`, `delay`: for each ring; of `full`: that there is no room for what a transaction adds."""
 
     switch: float = 0.3
     kill: float = 0.0
@@ -65,9 +65,54 @@ class Chances:
     pause: float = 0.0
     drop: float = 0.0
     delay: float = 0.0
+    full: float = 0.0
 
 
 QUIET = Chances(switch=0.0)
+ROUGH = Chances(switch=0.3, kill=0.01, pause=0.005, drop=0.05, delay=0.1)
+"""A little of everything but Ctrl-C, which only comes where a program says that it may."""
+SHOWN = 200
+"""So many lines of a history are in an error; all are in its `history`."""
+
+
+class Failed(AssertionError):
+    """A program that does not do with some seed what it must. It does so again with that seed."""
+
+    def __init__(self, seed: int, error: BaseException, history: History) -> None:
+        self.seed, self.history = seed, history
+        lines = str(history).splitlines()
+        left_out = [f"({len(lines) - SHOWN} lines before)"] if len(lines) > SHOWN else []
+        story = "\n".join([*left_out, *lines[-SHOWN:]])
+        super().__init__(f"seed {seed}: {type(error).__name__}: {error}\n{story}")
+
+
+@dataclass
+class Explored:
+    """What was played."""
+
+    seeds: int = 0
+    steps: int = 0
+    kills: int = 0
+    pauses: int = 0
+
+
+def explore(program: Callable[[Simulation], object], seeds: Iterable[int], chances: Chances = ROUGH) -> Explored:
+    """Run a program with each seed: it gets a simulation, lets processes play in it, and asserts what must be so.
+
+    Raises Failed for the first seed with which it raises, with all that happened.
+    """
+    played = Explored()
+    for seed in seeds:
+        sim = Simulation(seed, chances)
+        try:
+            program(sim)
+        except Exception as error:
+            raise Failed(seed, error, sim.history()) from error
+        played.seeds += 1
+        played.steps += sim.steps
+        played.kills += sim.kills
+        played.pauses += len(sim.pauses)
+    return played
 
 
 def _nothing_to_do() -> None: ...
@@ -99,7 +144,7 @@ class SimHost(EmbeddedHost):
         """What the process has received, in memory that outlives it."""
         self.log = Log(sim.log_of_life(), sim.tick)
         self.log.in_transaction = self._in_transaction
-        self._has_joined = False
+        self._has_joined = self._insists = False
         self._session = self.log.session = self._commit(sessions.number)
         self._commit(sessions.join, sessions.Session(self._session, 0, "process"))
         self._lane, self._no_lane = Lane(self._session, self.words, 0, deque()), Lane(self._session, [0], 0, None)
@@ -136,11 +181,36 @@ class SimHost(EmbeddedHost):
         return result
 
     def _transact(self, op: Callable[..., Any], *args: Any) -> Any:
-        result = self.sim.store.transact(op, *args)
+        result = self.sim.store.transact(self._refused(op) if self._finds_no_room() else op, *args)
         self.trouble()  # The commit is made, and nobody wrote that down.
         return result
 
-    insist = transact
+    def insist(self, op: Callable[..., Any], *args: Any) -> Any:
+        """As `transact`, and there is room for it."""
+        before, self._insists = self._insists, True
+        try:
+            return self.transact(op, *args)
+        finally:
+            self._insists = before
+
+    def _finds_no_room(self) -> bool:
+        chances = self.sim.chances
+        return (
+            bool(chances.full and self.sim.is_running and not self._insists) and self.sim.dice.random() < chances.full
+        )
+
+    def _refused(self, op: Callable[..., Any]) -> Callable[..., Any]:
+        """The op in a store that is full: what makes that no larger goes on."""
+        store = self.sim.store
+
+        def run(txn: Any, *args: Any) -> Any:
+            before = store.size
+            result = op(txn, *args)
+            if store.size > before:
+                raise StoreFull("the simulated store is full")
+            return result
+
+        return run
 
     def read(self, op: Callable[..., Any], *args: Any) -> Any:
         self.step()
@@ -151,7 +221,10 @@ class SimHost(EmbeddedHost):
         while self._errands:
             errand = self._errands[0]
             op, *args = errand
-            self._troubled(op, *args)
+            try:
+                self._troubled(op, *args)
+            except StoreFull:
+                return
             with suppress(ValueError):
                 self._errands.remove(errand)
 
@@ -177,19 +250,21 @@ class SimHost(EmbeddedHost):
         self.trouble()
 
     def _in_transaction(self) -> None:
-        if self.sim.is_running and self._has_joined:
+        if self._has_joined:
             self.trouble(in_transaction=True)
 
     def trouble(self, *, in_transaction: bool = False) -> None:
-        """Die, be stopped or hear Ctrl-C, by the dice. Who is dead does nothing more."""
+        """Die, be stopped or hear Ctrl-C, by the dice. Who is dead does nothing more; outside of a run all is well."""
         if self.is_dead:
             raise Killed
         sim = self.sim
+        if not sim.is_running:
+            return
         dice, chances = sim.dice, sim.chances
         if chances.kill and dice.random() < chances.kill:
             sim.kill(self)
             raise Killed
-        if chances.pause and sim.is_running and dice.random() < chances.pause:
+        if chances.pause and dice.random() < chances.pause:
             sim.pause(self, dice.choice(PAUSES_NS), in_transaction)
             if self.is_dead:  # It was killed while it was stopped.
                 raise Killed
@@ -405,8 +480,8 @@ class Simulation:
 
     def ring(self, waiter: Waiter) -> None:
         """Called by the store behind a commit. A ringer that dies there rings no more."""
-        chances, dice = self.chances, self.dice
-        if self.is_running and chances.kill and dice.random() < chances.kill:
+        chances, dice = self.chances if self.is_running else QUIET, self.dice
+        if chances.kill and dice.random() < chances.kill:
             self.kill(self._acting())
             raise Killed
         life = self.lives.get(waiter.session)

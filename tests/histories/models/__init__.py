@@ -3,13 +3,13 @@
 `base` says what a model is told and what it must know; each class says in its docstring what the primitive promises.
 """
 
-from models.base import ANY, INTERRUPTED, LATE, Model, Wrong
+from models.base import ANY, BROKEN_OFF, FULL, INTERRUPTED, LATE, Model, Wrong
 from models.held import Election, Lock, MultiLock, Pool, RLock
 from models.queue import Queue
 from models.together import Barrier, Condition, Event, Latch, RateLimiter
 from models.values import Counter, Topic, Variable
 
 __all__ = [
-    "ANY", "INTERRUPTED", "LATE", "Barrier", "Condition", "Counter", "Election", "Event", "Latch", "Lock", "Model",
-    "MultiLock", "Pool", "Queue", "RLock", "RateLimiter", "Topic", "Variable", "Wrong",
+    "ANY", "BROKEN_OFF", "FULL", "INTERRUPTED", "LATE", "Barrier", "Condition", "Counter", "Election", "Event", "Latch",
+    "Lock", "Model", "MultiLock", "Pool", "Queue", "RLock", "RateLimiter", "Topic", "Variable", "Wrong",
 ]  # fmt: skip

@@ -21,6 +21,9 @@ LEAVING = ("leave", "withdraw", "give_up", "let_go", "forgo", "abandon", "dismis
 ASKING = ("acquire", "wait", "campaign")
 """How ops are called whose "yes" is that at once."""
 INTERRUPTED = "KeyboardInterrupt"
+FULL = "StoreFull"
+BROKEN_OFF = (INTERRUPTED, FULL)
+"""Answers of calls that came to nothing: they may have done what they were to do, or not, but keep nothing."""
 LATE = "TimedOut"
 
 

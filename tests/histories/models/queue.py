@@ -33,7 +33,8 @@ class Queue(Model):
     An item keeps its place until it is done, so what comes back stands where it stood. Back comes: what a getter was
     handed that was interrupted, or died before its call returned; what a taker gave back, or had when it died. If the
     process died between the last line of `get` and the next one of its caller, nobody knows whether it returned: then
-    the queue's own mark decides, and it must decide "no" for a get whose commit was the last thing that it did.
+    the queue's own mark decides, and it must decide "no" for a get whose commit was the last thing that it did. (A get
+    that found no room in the store for keeping the item in hand has none: emptying a full store comes first.)
     After `max_deliveries` (0: any number) by `take`, or four deaths in a get, it goes to the dead letters instead.
 
     Closed, nothing is put; gets give what is left, and then nothing once nothing can come back from delay or takers.
@@ -283,6 +284,8 @@ class Queue(Model):
         if call.is_over and call.result == call.value:
             return
         lane, number = unpack(fetched.facts["lane"])[1], fetched.facts["number"]
+        if not number:
+            return
         has_arrived = c.facts["marks"].get(lane, 0) >= number
         is_doubtful = self.may_die_unseen and fetched.end is not None
         self.expect(not has_arrived or is_doubtful, f"{call} died with items, which are lost: {c}")
