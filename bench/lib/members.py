@@ -52,6 +52,7 @@ class Members:
                 _end(link)
 
     def close(self) -> None:
+        self._orders.send(None)  # Closing tells nothing: workers that were forked later have this end, too.
         self._orders.close()
         os.waitpid(self.pid, 0)
         self._listener.close()
@@ -105,9 +106,12 @@ def _fork_as_ordered(peer: Peer, orders: Connection, address: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
-            name, count, at = orders.recv()
+            order = orders.recv()
         except EOFError:
             return
+        if order is None:
+            return
+        name, count, at = order
         for number in range(count):
             if not os.fork():
                 try:

@@ -217,7 +217,7 @@ class Run:
                         else fresh.started(side.kind, self.pace.idle_s)
                     )
                     found.setdefault(side.name, []).append(new)
-                except LeftOut as why:
+                except (LeftOut, OSError) as why:
                     self.results.missing[side.name] = str(why)
                     self.say(f"  {side.name} is missing: {why}")
         for name in sorted(names):

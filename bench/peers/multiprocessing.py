@@ -22,6 +22,10 @@ class Multiprocessing(Peer):
         self.queue_: Any = multiprocessing.Queue()
         self.queues: list[Any] = [multiprocessing.Queue() for _ in range(self.most_processes)]
 
+    def stop(self) -> None:
+        for queue in (self.queue_, *self.queues):
+            queue.cancel_join_thread()  # What nobody took keeps nobody waiting.
+
     @does("get")
     def get(self, x: int) -> Call:
         return lambda: self.value_.value
