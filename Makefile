@@ -50,10 +50,10 @@ bench-report: .venv/bench-ready
 	$(BIN)/python bench/run.py --report
 
 docs: .venv/docs-ready
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 chaos: .venv/ready
 	$(BIN)/python -m pytest -m chaos
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis
