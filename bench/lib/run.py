@@ -38,10 +38,12 @@ class Pace:
     """A size of which one run would take longer is left out."""
     fresh_rounds: int
     idle_s: float
+    total_s: float
+    """When so much time has passed, what has not begun is left out."""
 
 
-FULL = Pace(rounds=5, round_s=0.3, limit_s=8.0, fresh_rounds=3, idle_s=5.0)
-QUICK = Pace(rounds=3, round_s=0.1, limit_s=1.5, fresh_rounds=1, idle_s=2.0)
+FULL = Pace(rounds=5, round_s=0.3, limit_s=8.0, fresh_rounds=3, idle_s=5.0, total_s=1150.0)
+QUICK = Pace(rounds=3, round_s=0.1, limit_s=1.5, fresh_rounds=1, idle_s=2.0, total_s=240.0)
 
 
 @dataclass
@@ -109,6 +111,9 @@ class Run:
         for at, x in enumerate(points):
             ready, first = [], {}
             for side in sides:
+                if time.perf_counter() - self.began > self.pace.total_s:
+                    self._leave(work, side, x, f"the time of the whole run, {self.pace.total_s:.0f} s, was up")
+                    continue
                 try:
                     first[side.name] = side.ask("prepare", work.name, x, within_s=10 * self.pace.limit_s + 30)
                     ready.append(side)
@@ -230,8 +235,10 @@ class Run:
 def expected_s(work: Work, costs: list[float], grows: float) -> float:
     """Seconds of a run that is so many times larger than the last. What the first took is no matter of size, except of
     tasks."""
+    if not costs:
+        return 0.0
     if work.kind in ("together", "fan-out"):
-        return costs[-1] if costs else 0.0
+        return costs[-1]
     base = 0.0 if work.axis in ("tasks", "leaves") else costs[0]
     return base + (costs[-1] - base) * grows
 
