@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
 TESTS = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))}
-PRIMITIVES = sorted({name for name in guildhall.__all__ if name in vars(handles)} - {"TopicStatistics", "Watch"})
+PRIMITIVES = sorted({*guildhall.__all__} & {*handles.__all__} - {"TopicStatistics", "Watch"})
 
 LINK = re.compile(r"\[[^]\n]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -121,7 +121,7 @@ def test_every_primitive_has_its_row_of_guarantees_and_its_place_in_which_one() 
     for kind in PRIMITIVES:
         assert re.search(rf"\b{kind}\b", rows), f"no row for {kind}"
         assert re.search(rf"`{kind}\b", guide), f"which-one.md does not speak of {kind}"
-    assert set(PRIMITIVES) <= set(vars(aio)), "guildhall.aio has the same handles"
+    assert set(PRIMITIVES) <= set(dir(aio)), "guildhall.aio has the same handles"
 
 
 # -- the site ---------------------------------------------------------------------------------------------------------

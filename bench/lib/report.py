@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- figures of make bench -->", "<!-- end of the figures of make bench -->"
 
 CHOSEN = (
-    ("get", 1), ("lock", 1), ("add", 1), ("queue", 1), ("increments", 2), ("round-trip", 1), ("map", 10_000),
+    ("get", 1), ("lock", 1), ("add", 1), ("queue", 1), ("increments", 2), ("round-trip", 1), ("map", 1000),
     ("fan-out", 8), ("scatter", 10**8), ("start", 1), ("idle", 1), ("memory", 1), ("import", 1),
 )  # fmt: skip
 """What the README shows."""

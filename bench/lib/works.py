@@ -87,7 +87,7 @@ ALL = (
          "the function does nothing. pyzmq: a hand-made server of one function, no tasks at all"),
     Work("map", "map of x tasks", "whole", "1/s",
          "functions that do nothing: with a millisecond of work in each, all peers are alike. Chunks are what each "
-         "peer takes by itself (ProcessPoolExecutor: one call each)", "tasks", POWERS, (100, 10_000)),
+         "peer takes by itself (ProcessPoolExecutor: one call each)", "tasks", POWERS, (100, 1000, 10_000)),
     Work("chain", "a chain of x tasks, each with the result of the one before", "whole", "1/s",
          "executors know no dependencies: there the caller waits for each and submits the next", "tasks",
          (10, 100, 1000), (100,)),
