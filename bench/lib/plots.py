@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import model
 from .run import ORDER
 from .works import ALL, BY_NAME, Work
 
@@ -86,12 +87,25 @@ def _curve(results: dict[str, Any], work: Work, shade: str, folder: Path) -> Pat
         lower, upper = (worst, middles) if work.is_more_better else (middles, worst)
         axes.fill_between(xs, lower, upper, color=colour, alpha=0.12, lw=0)
         ends.append((middles[-1], xs[-1], peer, colour))
+    if work.name == "adds":
+        ends += _by_the_model(results, axes)
     axes.set(xscale="log", yscale="log", xlabel=work.axis)
     axes.set_title(f"{work.title}, {UNITS[work.unit]} ({'more' if work.is_more_better else 'less'} is better)")
     _ticks(axes, sorted({point["x"] for point in results["points"] if point["work"] == work.name}))
     axes.grid(True, axis="y")
     _name_lines(figure, axes, ends)
     return _save(figure, work.name, shade, folder)
+
+
+def _by_the_model(results: dict[str, Any], axes: Any) -> list[tuple[float, float, str, str]]:
+    """What one writer would do if each add cost what it costs alone (docs/performance.md)."""
+    alone = [one["value"] for one in results["points"] if (one["work"], one["peer"]) == ("add", "guildhall")]
+    xs = sorted({one["x"] for one in results["points"] if (one["work"], one["peer"]) == ("adds", "guildhall")})
+    if not alone or not xs:
+        return []
+    rates = [model.together(alone[0] / 1e6, 0.0, x) for x in xs]
+    axes.plot(xs, rates, "--", color=COLOURS["guildhall"], lw=1.2)
+    return [(rates[-1], xs[-1], "by the model", COLOURS["guildhall"])]
 
 
 def _ticks(axes: Any, xs: list[int]) -> None:

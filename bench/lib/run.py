@@ -42,7 +42,7 @@ class Pace:
     """When so much time has passed, what has not begun is left out."""
 
 
-FULL = Pace(rounds=5, round_s=0.3, limit_s=8.0, fresh_rounds=3, idle_s=5.0, total_s=1150.0)
+FULL = Pace(rounds=5, round_s=0.3, limit_s=8.0, fresh_rounds=3, idle_s=3.0, total_s=1150.0)
 QUICK = Pace(rounds=3, round_s=0.1, limit_s=1.5, fresh_rounds=1, idle_s=2.0, total_s=240.0)
 
 
