@@ -62,7 +62,8 @@ def markdown(results: dict[str, Any]) -> str:
 def _where(results: dict[str, Any]) -> str:
     facts, busy = results["machine"], results["cores_busy_with_others"]
     state = "idle otherwise" if busy < 0.1 else f"busy with other work as it began: {busy:g} cores of it"
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version[0].isdigit())
+    known = {name: version for name, version in results["versions"].items() if version[0].isdigit()}
+    versions = ", ".join(f"{name.removesuffix(' 2025.3')} {version}" for name, version in known.items())
     missing = "".join(f"\n- Missing: {name}, as {why}." for name, why in results["missing"].items())
     return (
         f"- Machine: {facts['cores']} cores of {facts['processor']}, {facts['memory_gib']:g} GiB, {facts['system']}, "

@@ -45,7 +45,7 @@ BYTES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 FEW_BYTES = (10**3, 10**6, 10**8)
 POWERS = (10, 100, 1000, 10_000, 100_000, 1_000_000)
 
-_HERE = "one process, nobody else: it says nothing of what others cost while they do the same. "
+_HERE = "one process, nobody else: it says nothing of what others cost while they do the same; "
 
 ALL = (
     Work("import", "import", "fresh", "ms", "file caches are warm; a program imports other things, too"),
