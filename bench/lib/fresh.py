@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from .peer import Peer
-from .side import BENCH, LeftOut, environment
+from .side import BENCH, START_S, LeftOut, environment
 
 SCRIPT = """
 import sys, time
@@ -44,14 +45,11 @@ def started(kind: type[Peer], idle_s: float) -> dict[str, float]:
         [kind.python, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True,
         env=environment(), cwd=BENCH,
     )  # fmt: skip
-    assert process.stderr
-    took = None
-    for line in process.stderr:
-        with suppress(ValueError):
-            took = float(line)
-            break
+    took = _told(process)
     if took is None:
-        raise LeftOut("it did not start")
+        process.kill()
+        process.wait()
+        raise LeftOut(f"it did not start within {START_S:.0f} s")
     time.sleep(1)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     before = _processor_s(family)
@@ -65,6 +63,20 @@ def started(kind: type[Peer], idle_s: float) -> dict[str, float]:
             one.kill()
     process.wait()
     return {"start": took * 1e3, "memory": memory, "idle": idle}
+
+
+def _told(process: subprocess.Popen[str]) -> float | None:
+    """The first number that it says, if it says one in time."""
+    assert process.stderr
+    late = threading.Timer(START_S, process.kill)
+    late.start()
+    try:
+        for line in process.stderr:
+            with suppress(ValueError):
+                return float(line)
+        return None
+    finally:
+        late.cancel()
 
 
 def _memory(process: psutil.Process) -> int:

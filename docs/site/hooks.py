@@ -1,5 +1,5 @@
-"""What the site does with pages that read well without it: folders in the navigation, examples in full, diagrams as
-tables.
+"""What the site does with pages that read well without it: folders in the navigation, examples and the help of each
+command in full, diagrams as tables.
 
 No page needs this file to be read; mkdocs calls it (`hooks` in mkdocs.yml).
 """
@@ -7,6 +7,7 @@ No page needs this file to be read; mkdocs calls it (`hooks` in mkdocs.yml).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def _with_folders(nav: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "examples.md":
         markdown += _examples()
+    if page.file.src_uri == "reference/command-line.md":
+        markdown += "".join(_commands())
     return DIAGRAM.sub(_as_table, markdown)
 
 
@@ -48,6 +51,24 @@ def _examples() -> str:
     for path in sorted((ROOT / "examples").glob("*.py")):
         parts.append(f"\n\n## {path.stem}\n\n```python\n{path.read_text()}```\n")
     return "".join(parts)
+
+
+def _commands() -> Iterator[str]:
+    """What each command says when asked for help."""
+    import click
+
+    from guildhall.tools.cli import guildhall
+
+    def told(command: click.Command, name: str, above: click.Context | None) -> Iterator[str]:
+        context = click.Context(command, info_name=name, parent=above)
+        yield f"\n\n## {context.command_path}\n\n```text\n{context.get_help()}\n```\n"
+        if isinstance(command, click.Group):
+            for inside in command.list_commands(context):
+                found = command.get_command(context, inside)
+                assert found is not None
+                yield from told(found, inside, context)
+
+    return told(guildhall, "guildhall", None)
 
 
 def _as_table(diagram: re.Match[str]) -> str:
