@@ -146,6 +146,8 @@ def _alone(results: dict[str, Any], shade: str, folder: Path) -> Path:
         axes.set_xscale("log")
         axes.set_title(BY_NAME[name].title, fontsize=9, loc="left")
         axes.grid(True, axis="x")
+    for axes in every.flat:
+        axes.minorticks_off()
     for axes in every.flat[len(works) :]:
         axes.set_axis_off()
     figure.suptitle("Microseconds of one operation, p50 and up to p99 (less is better)", x=0.02, ha="left", fontsize=11)
