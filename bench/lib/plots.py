@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,8 @@ def _style(shade: str) -> Iterator[None]:
 
     ink, faint = INK[shade], FAINT[shade]
     changes: dict[str, Any] = {
-        "svg.hashsalt": "guildhall", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+        "svg.hashsalt": "guildhall", "svg.fonttype": "none", "font.size": 10,
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.transparent": True,
         "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
         "axes.edgecolor": faint, "grid.color": faint, "grid.linewidth": 0.6, "axes.spines.top": False,
@@ -65,7 +67,8 @@ def _save(figure: Any, name: str, shade: str, folder: Path) -> Path:
     path = folder / f"{name}-{shade}.svg"
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
+    path.write_text(re.sub(r"\s*\n\s*", " ", text).replace("> <", ">\n<").strip() + "\n")
     return path
 
 
