@@ -1,6 +1,7 @@
 """guildhall beside its peers, in one run: p50 and p99 of each operation, and the ratio of the medians.
 
-Rounds of the two sides alternate, so that a machine that changes its speed changes both. Run it with `make bench`.
+Rounds of the two sides alternate, so that a machine that changes its speed changes both. Run it with
+`make bench-quick`; `make bench` has all peers and sizes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import Manager
 from typing import Any
 
 import distributed
 import numpy as np
+from lib.timing import ASKED, asked, head, p50, rate, times, us
 
 import guildhall
 
@@ -24,15 +25,6 @@ ROUNDS = 3
 
 def inc(x: int) -> int:
     return x + 1
-
-
-def times(call: Callable[[], Any], count: int) -> list[float]:
-    taken = []
-    for _ in range(count):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return taken
 
 
 def compare(what: str, peer: str, reach: float, ours: Any, theirs: Any, count: int, peer_count: int) -> None:
@@ -44,30 +36,11 @@ def compare(what: str, peer: str, reach: float, ours: Any, theirs: Any, count: i
     ratios = []
     for _ in range(ROUNDS):
         now, then = times(ours, count), times(theirs, peer_count)
-        ratios.append(statistics.median(then) / statistics.median(now))
+        ratios.append(p50(then) / p50(now))
         mine += now
         other += then
     ratio = statistics.median(ratios)
-    row(what, us(mine), f"{peer}: {us(other)}", ratio, reach)
-
-
-def us(taken: list[float]) -> str:
-    ordered = sorted(taken)
-    return f"{ordered[len(ordered) // 2] * 1e6:.1f} / {ordered[int(len(ordered) * 0.99)] * 1e6:.1f} us"
-
-
-def row(what: str, ours: str, theirs: str, ratio: float, reach: float) -> None:
-    print(f"| {what} | {ours} | {theirs} | {ratio:.1f} | {reach:g} | {'yes' if ratio >= reach else 'NO'} |", flush=True)
-
-
-def rate(run: Callable[[int], Any], count: int) -> float:
-    """Calls a second: the best of three."""
-    best = 0.0
-    for _ in range(3):
-        began = time.perf_counter()
-        run(count)
-        best = max(best, count / (time.perf_counter() - began))
-    return best
+    asked(what, f"{us(mine)} us", f"{peer}: {us(other)} us", ratio, reach)
 
 
 def increment(kinds: Any, name: str, times_: int) -> float:
@@ -157,8 +130,7 @@ def imported(module: str) -> float:
 
 
 def main() -> None:
-    print("| what | guildhall p50 / p99 | peer p50 / p99 | times faster | asked | reached |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    head(*ASKED)
     ours = guildhall.Client(n_workers=2)
     dask = distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
     manager, pool = Manager(), ProcessPoolExecutor(2)
@@ -179,7 +151,7 @@ def main() -> None:
     dv2.set(0)
     mine = statistics.mean(ours.gather(ours.map(our_increment, [2000, 2000]))) / 2
     other = statistics.mean(dask.gather(dask.map(their_increment, [101, 100]))) / 2
-    row("increment under a Lock, 2 workers", f"{mine * 1e6:.0f} us", f"Dask: {other * 1e6:.0f} us", other / mine, 50)
+    asked("increment under a Lock, 2 workers", f"{mine * 1e6:.0f} us", f"Dask: {other * 1e6:.0f} us", other / mine, 50)
 
     def round_trip() -> Any:
         return ours.submit(inc, 1).result()
@@ -188,21 +160,21 @@ def main() -> None:
     compare("task round trip", "ProcessPoolExecutor", 1.5, round_trip, lambda: pool.submit(inc, 1).result(), 300, 300)
     mine = rate(lambda n: ours.gather(ours.map(inc, range(n))), 20000)
     other = rate(lambda n: dask.gather(dask.map(inc, range(n), pure=False)), 1000)
-    row("map, tasks/s", f"{mine:.0f}", f"Dask: {other:.0f}", mine / other, 80)
+    asked("map, tasks/s", f"{mine:.0f}", f"Dask: {other:.0f}", mine / other, 80)
     other = rate(lambda n: list(pool.map(inc, range(n))), 3000)
-    row("map, tasks/s", f"{mine:.0f}", f"ProcessPoolExecutor: {other:.0f}", mine / other, 8)
+    asked("map, tasks/s", f"{mine:.0f}", f"ProcessPoolExecutor: {other:.0f}", mine / other, 8)
 
     reading = ours.submit(subscribe, 50_000)
     guildhall.Event("ready").wait()
     writing = ours.submit(publish, 50_000)
     mine = reading.result()
     writing.result()
-    row("Pub -> Sub, messages/s", f"{mine:.0f}", "asked: 50 000", mine / 50_000, 1)
+    asked("Pub -> Sub, messages/s", f"{mine:.0f}", "asked: 50 000", mine / 50_000, 1)
 
     array = np.random.default_rng(0).random(100 * 2**20 // 8)
     compare("scatter of 100 MB", "array.copy()", 1 / 1.3, lambda: ours.scatter(array), array.copy, 9, 9)
     copied = ours.submit(read_anonymous, ours.scatter(array)).result()
-    row("reading it in a worker, own memory", f"{copied:.2f} MiB", "asked: under 1 MiB", 1 / max(copied, 1e-3), 1)
+    asked("reading it in a worker, own memory", f"{copied:.2f} MiB", "asked: under 1 MiB", 1 / max(copied, 1e-3), 1)
     ours.close()
     dask.close()
     pool.shutdown()
@@ -210,13 +182,13 @@ def main() -> None:
 
     starts = [(started("guildhall", ""), started("distributed", ", dashboard_address=None")) for _ in range(ROUNDS)]
     mine, other = (statistics.median(side) for side in zip(*starts))
-    row("Client() and a task on each worker", f"{mine * 1e3:.0f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 8)
+    asked("Client() and a task on each worker", f"{mine * 1e3:.0f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 8)
     percent, resident = idle()
-    row("idle cluster of two, share of a core", f"{percent:.2f} %", "asked: 0.5 %", 0.5 / max(percent, 1e-3), 1)
-    row("a worker before user imports, resident", f"{resident:.1f} MiB", "asked: 35 MiB", 35 / resident, 1)
+    asked("idle cluster of two, share of a core", f"{percent:.2f} %", "asked: 0.5 %", 0.5 / max(percent, 1e-3), 1)
+    asked("a worker before user imports, resident", f"{resident:.1f} MiB", "asked: 35 MiB", 35 / resident, 1)
     imports = [(imported("guildhall"), imported("distributed")) for _ in range(ROUNDS)]
     mine, other = (statistics.median(side) for side in zip(*imports))
-    row("import", f"{mine * 1e3:.1f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 15)
+    asked("import", f"{mine * 1e3:.1f} ms", f"Dask: {other * 1e3:.0f} ms", other / mine, 15)
 
 
 if __name__ == "__main__":

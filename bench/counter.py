@@ -6,11 +6,12 @@ adds, and updates, in a second by 1, 2 and 4 processes together.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from lib.timing import forked, head, joined, p50, row, seconds, times, us
 
 import guildhall
 from guildhall import Counter, Hall, Variable
@@ -21,15 +22,8 @@ WATCHERS = 200
 ROUNDS = 3
 
 
-def measure(call: Callable[[], Any], times: int = TIMES) -> str:
-    taken = []
-    clock = time.perf_counter
-    for _ in range(times):
-        began = clock()
-        call()
-        taken.append(clock() - began)
-    taken.sort()
-    return f"{taken[times // 2] * 1e6:.1f} / {taken[times * 99 // 100] * 1e6:.1f}"
+def measure(call: Callable[[], Any], count: int = TIMES) -> str:
+    return us(times(call, count))
 
 
 def calls(hall: Hall) -> dict[str, Callable[[], Any]]:
@@ -53,46 +47,38 @@ def calls(hall: Hall) -> dict[str, Callable[[], Any]]:
     }
 
 
-def together(hall: Hall, processes: int, times: int, call: Callable[[], Any]) -> float:
+def together(hall: Hall, processes: int, count: int, call: Callable[[], Any]) -> float:
     """Calls in a second, of all processes. They begin together, when the last of them is there."""
     ready, go = Counter("ready", hall=hall), guildhall.Event("go", hall=hall)
     ready.reset()
     go.clear()
-    pids = []
-    for _ in range(processes):
-        pid = os.fork()
-        if not pid:
-            ready.add()
-            go.wait()
-            for _ in range(times // processes):
-                call()
-            os._exit(0)
-        pids.append(pid)
+
+    def work(_: int) -> None:
+        ready.add()
+        go.wait()
+        for _ in range(count // processes):
+            call()
+
+    pids = forked(work, processes)
     while ready.get() < processes:
         time.sleep(0.001)
-    began = time.perf_counter()
-    go.set()
-    for pid in pids:
-        os.waitpid(pid, 0)
-    return times / (time.perf_counter() - began)
+    return count / seconds(lambda: (go.set(), joined(pids)))
 
 
 def watchers(hall: Hall, count: int) -> list[int]:
     """Processes that wait for a change of another variable, as many threads in each as it takes."""
     other = Variable("other", hall=hall)
     other.set("on")
-    pids = []
-    for place in range(min(count, 4)):
-        pid = os.fork()
-        if not pid:
-            share = len(range(place, count, 4))
-            threads = [threading.Thread(target=other.wait_for, args=("end".__eq__,)) for _ in range(share)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            os._exit(0)
-        pids.append(pid)
+
+    def watch(place: int) -> None:
+        share = len(range(place, count, 4))
+        threads = [threading.Thread(target=other.wait_for, args=("end".__eq__,)) for _ in range(share)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    pids = forked(watch, min(count, 4))
     while other.statistics().watchers < count:
         time.sleep(0.01)
     return pids
@@ -101,9 +87,7 @@ def watchers(hall: Hall, count: int) -> list[int]:
 def watched(hall: Hall) -> None:
     """What a set costs whom others wait for: asleep, each costs a ring; again at once, those it woke are still busy."""
     other = Variable("other", hall=hall)
-    clock = time.perf_counter
-    print("| us of a set, p50 | all who watch it are asleep | again and again |")
-    print("| --- | --- | --- |")
+    head("us of a set, p50", "all who watch it are asleep", "again and again")
     for count in (1, 10, WATCHERS):
         pids = watchers(hall, count)
         taken = []
@@ -111,14 +95,11 @@ def watched(hall: Hall) -> None:
             while other.statistics().watchers < count:
                 time.sleep(0.001)
             time.sleep(0.002)  # The last to stand in line looks for a moment before it sleeps.
-            began = clock()
-            other.set("on")
-            taken.append(clock() - began)
+            taken.append(seconds(lambda: other.set("on")))
         again = measure(lambda: other.set("on")).partition(" ")[0]
         other.set("end")
-        for pid in pids:
-            os.waitpid(pid, 0)
-        print(f"| {count} who watch it | {sorted(taken)[25] * 1e6:.0f} | {again} |")
+        joined(pids)
+        row(f"{count} who watch it", f"{p50(taken) * 1e6:.0f}", again)
     print()
 
 
@@ -134,28 +115,25 @@ def main() -> None:
         for name, call in calls(hall).items():
             table[name].append(measure(call))
         Variable("other", hall=hall).set("end")
-        for pid in pids:
-            os.waitpid(pid, 0)
-        print(f"| us, p50 / p99 | alone | beside {NAMES} names | and {WATCHERS} who watch another |")
-        print("| --- | --- | --- | --- |")
+        joined(pids)
+        head("us, p50 / p99", "alone", f"beside {NAMES} names", f"and {WATCHERS} who watch another")
         for name, cells in table.items():
-            print(f"| {name} | {' | '.join(cells)} |")
+            row(name, *cells)
         print()
         watched(hall)
         counter, variable = Counter("n", hall=hall), Variable("n", hall=hall)
-        print("| a second, best of three | Counter.add | Variable.update |")
-        print("| --- | --- | --- |")
+        head("a second, best of three", "Counter.add", "Variable.update")
         for processes in (1, 2, 4):
             counter.reset()
             variable.set(0)
-            times = 100_000
-            adds = max(together(hall, processes, times, counter.add) for _ in range(ROUNDS))
+            count = 100_000
+            adds = max(together(hall, processes, count, counter.add) for _ in range(ROUNDS))
             updates = max(
-                together(hall, processes, times // 4, lambda: variable.update(lambda n: n + 1)) for _ in range(ROUNDS)
+                together(hall, processes, count // 4, lambda: variable.update(lambda n: n + 1)) for _ in range(ROUNDS)
             )
-            assert counter.get() == ROUNDS * times
-            assert variable.get() == ROUNDS * times // 4
-            print(f"| {processes} processes | {adds:.0f} | {updates:.0f} |")
+            assert counter.get() == ROUNDS * count
+            assert variable.get() == ROUNDS * count // 4
+            row(f"{processes} processes", f"{adds:.0f}", f"{updates:.0f}")
 
 
 if __name__ == "__main__":

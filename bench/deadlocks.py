@@ -6,11 +6,12 @@ frame: the difference is what the finding of circles costs where nobody waits, b
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from lib.timing import forked, joined, p50, p99, times
 
 import guildhall
 from guildhall import DeadlockError, Lock
@@ -24,19 +25,12 @@ TIMES = 200
 
 
 def spread(taken: list[float]) -> str:
-    taken = sorted(taken)
-    return f"{taken[len(taken) // 2] * 1e6:8.1f} {taken[len(taken) * 99 // 100] * 1e6:8.1f}"
+    return f"{p50(taken) * 1e6:8.1f} {p99(taken) * 1e6:8.1f}"
 
 
 def timed(call: Callable[[], Any], batch: int = 20) -> list[float]:
     """Seconds of one call, in batches."""
-    taken = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        for _ in range(batch):
-            call()
-        taken.append((time.perf_counter() - began) / batch)
-    return taken
+    return times(call, TIMES, batch=batch)
 
 
 def cycles(hall: guildhall.Hall) -> None:
@@ -119,13 +113,9 @@ def until_the_error(hall: guildhall.Hall) -> None:
         taken.append(crossing(number))
         thread.join()
     print("until the error, two threads     ", spread(taken))
-    pid = os.fork()
-    if not pid:
-        for number in range(TIMES, 2 * TIMES):
-            _when_held(hall, number, other)
-        os._exit(0)
+    pids = forked(lambda _: [_when_held(hall, number, other) for number in range(TIMES, 2 * TIMES)], 1)
     print("until the error, two processes   ", spread([crossing(n) for n in range(TIMES, 2 * TIMES)]))
-    os.waitpid(pid, 0)
+    joined(pids)
 
 
 def _when_held(hall: guildhall.Hall, number: int, then: Callable[[int], None]) -> None:

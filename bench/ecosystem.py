@@ -8,7 +8,6 @@ Needs the extras of `.[test]` and `.[bench]`.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from functools import partial
@@ -18,6 +17,7 @@ import dask.array as da
 import dask.bag as db
 import distributed
 import joblib
+from lib.timing import ASKED, asked, head, seconds
 
 import guildhall
 
@@ -28,12 +28,6 @@ def inc(x: int) -> int:
     return x + 1
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def compare(what: str, peer: str, reach: float, ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
     """One row: the medians, and the median of the rounds' ratios."""
     ours()
@@ -41,11 +35,7 @@ def compare(what: str, peer: str, reach: float, ours: Callable[[], Any], theirs:
     rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
     mine, other = (statistics.median(side) for side in zip(*rounds))
     ratio = statistics.median(other / mine for mine, other in rounds)
-    reached = "yes" if ratio >= reach else "NO"
-    print(
-        f"| {what} | {mine * 1e3:.1f} ms | {peer} {other * 1e3:.1f} ms | {ratio:.1f} | {reach:g} | {reached} |",
-        flush=True,
-    )
+    asked(what, f"{mine * 1e3:.1f} ms", f"{peer} {other * 1e3:.1f} ms", ratio, reach)
 
 
 def under_joblib(backend: str, count: int) -> Any:
@@ -67,8 +57,7 @@ def mapped(executor: Any) -> None:
 
 
 def main() -> None:
-    print("| what | guildhall | peer | times faster | asked | reached |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    head(*ASKED)
     ours = guildhall.Client(n_workers=2)
     theirs = distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
     executor, pool = ours.get_executor(), ProcessPoolExecutor(2)
@@ -81,8 +70,7 @@ def main() -> None:
         compare(what, "ProcessPoolExecutor", 1, partial(work, executor), partial(work, pool))
     few = min(seconds(partial(waited, executor, 500)) for _ in range(ROUNDS)) / 500
     many = min(seconds(partial(waited, executor, 10_000)) for _ in range(3)) / 10_000
-    costs = f"{many * 1e6:.0f} us | of 500: {few * 1e6:.0f} us"
-    print(f"| one call, of 10 000 under way | {costs} | {few / many:.1f} | 0.5 | {'yes' if few > many / 2 else 'NO'} |")
+    asked("one call, of 10 000 under way", f"{many * 1e6:.0f} us", f"of 500: {few * 1e6:.0f} us", few / many, 0.5)
 
     compare(
         "joblib, 10 000 tiny calls",

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lib.timing import forked, head, joined, p50, p99, row, seconds, times
+
 import guildhall
 from guildhall import Lock, MultiLock, RLock, RWLock, Semaphore
 from guildhall.primitives import lock, multilock, pool, rlock, rwlock, semaphore, sessions
@@ -45,14 +47,8 @@ def cycles(hall: guildhall.Hall) -> dict[str, Cycle]:
 
 def measured(cycle: Cycle) -> tuple[float, float]:
     """Median and 99th of a hundred, in microseconds."""
-    taken = []
-    for _ in range(TIMES // BATCH):
-        began = time.perf_counter()
-        for _ in range(BATCH):
-            cycle()
-        taken.append((time.perf_counter() - began) / BATCH * 1e6)
-    taken.sort()
-    return taken[len(taken) // 2], taken[len(taken) * 99 // 100]
+    taken = times(cycle, TIMES // BATCH, batch=BATCH)
+    return p50(taken) * 1e6, p99(taken) * 1e6
 
 
 def hold_names(hall: guildhall.Hall, count: int) -> None:
@@ -76,22 +72,19 @@ def hold_names(hall: guildhall.Hall, count: int) -> None:
 def idle_sessions(hall: guildhall.Hall, count: int) -> Iterator[None]:
     """So many other processes are in the hall."""
     read, write = os.pipe()
-    pids = []
-    for _ in range(count):
-        pid = os.fork()
-        if not pid:
-            os.close(write)
-            assert hall.host.session
-            os.read(read, 1)
-            os._exit(0)
-        pids.append(pid)
+
+    def stay(_: int) -> None:
+        os.close(write)
+        assert hall.host.session
+        os.read(read, 1)
+
+    pids = forked(stay, count)
     while len(hall.host.read(sessions.everybody)) < count + 1:
         time.sleep(0.01)
     yield
     os.close(write)
     os.close(read)
-    for pid in pids:
-        os.waitpid(pid, 0)
+    joined(pids)
 
 
 def passing_on(hall: guildhall.Hall, waiting: int) -> dict[str, float]:
@@ -136,17 +129,7 @@ def passing_on(hall: guildhall.Hall, waiting: int) -> dict[str, float]:
 
 def in_turns(work: Callable[[int], None]) -> float:
     """Microseconds of one turn when two processes take `TIMES` turns each."""
-    began = time.perf_counter()
-    pids = []
-    for number in range(2):
-        pid = os.fork()
-        if not pid:
-            work(number)
-            os._exit(0)
-        pids.append(pid)
-    for pid in pids:
-        os.waitpid(pid, 0)
-    return (time.perf_counter() - began) / (2 * TIMES) * 1e6
+    return seconds(lambda: joined(forked(work, 2))) / (2 * TIMES) * 1e6
 
 
 def hand_over(hall: guildhall.Hall, make: Callable[[], Any]) -> float:
@@ -173,8 +156,7 @@ def ping_pong() -> float:
 
 def main() -> None:
     peer = multiprocessing.Lock()
-    print("| a cycle, us | p50 | p99 | 10 000 names held, p50 | 64 sessions, p50 |")
-    print("| --- | --- | --- | --- | --- |")
+    head("a cycle, us", "p50", "p99", "10 000 names held, p50", "64 sessions, p50")
     with guildhall.open() as hall:
         alone = {kind: measured(cycle) for kind, cycle in cycles(hall).items()}
     with guildhall.open() as hall:
@@ -182,20 +164,19 @@ def main() -> None:
         named = {kind: measured(cycle) for kind, cycle in cycles(hall).items()}
     with guildhall.open() as hall, idle_sessions(hall, 64):
         crowded = {kind: measured(cycle) for kind, cycle in cycles(hall).items()}
-    for kind, (p50, p99) in alone.items():
-        print(f"| {kind} | {p50:.1f} | {p99:.1f} | {named[kind][0]:.1f} | {crowded[kind][0]:.1f} |")
-    p50, p99 = measured(lambda: (peer.acquire(), peer.release()))
-    print(f"| multiprocessing.Lock | {p50:.1f} | {p99:.1f} | | |")
+    for kind, found in alone.items():
+        row(kind, *(f"{us:.1f}" for us in (*found, named[kind][0], crowded[kind][0])))
+    row("multiprocessing.Lock", *(f"{us:.1f}" for us in measured(lambda: (peer.acquire(), peer.release()))), "", "")
 
-    print("\n| passing on and standing in line again, us | 1 waits | 200 wait |")
-    print("| --- | --- | --- |")
+    print()
+    head("passing on and standing in line again, us", "1 waits", "200 wait")
     with guildhall.open() as hall:
         few, many = passing_on(hall, 1), passing_on(hall, 200)
     for kind in few:
         print(f"| {kind} | {few[kind]:.1f} | {many[kind]:.1f} |")
 
-    print("\n| a turn of two processes, us | |")
-    print("| --- | --- |")
+    print()
+    head("a turn of two processes, us |")
     with guildhall.open() as hall:
         kinds: dict[str, Callable[[], Any]] = {
             "Lock": lambda: Lock("t", hall=hall),

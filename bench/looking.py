@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lib.timing import head, p50, row, times
+
 import guildhall
 from guildhall import Counter, Hall, Lock, Queue, Semaphore, Variable
 
@@ -101,26 +103,20 @@ def compare() -> None:
     alone = statistics.median(rates["nobody"])
     for name, some in rates.items():
         rate = statistics.median(some)
-        print(f"| {name} | {rate:,.0f} | {rate / alone:.2f} | {statistics.median(files[name]):.1f} |", flush=True)
+        row(name, f"{rate:,.0f}", f"{rate / alone:.2f}", f"{statistics.median(files[name]):.1f}")
 
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians of {ROUNDS} rounds of {ROUND_S:g} s\n")
-    print("| who looks | increments/s of another process | of being alone | file, MB |")
-    print("| --- | --- | --- | --- |")
+    head("who looks", "increments/s of another process", "of being alone", "file, MB")
     compare()
-    print("\n| things in the hall | snapshot, ms | us a thing |")
-    print("| --- | --- | --- |")
+    print()
+    head("things in the hall", "snapshot, ms", "us a thing")
     for count in THINGS:
         with guildhall.open() as hall:
             kept = fill(hall, count)
-            taken = []
-            for _ in range(5):
-                began = time.perf_counter()
-                hall.snapshot()
-                taken.append(time.perf_counter() - began)
-            spent = statistics.median(taken)
-            print(f"| {count} | {spent * 1e3:.1f} | {spent / count * 1e6:.0f} |", flush=True)
+            spent = p50(times(hall.snapshot, 5))
+            row(count, f"{spent * 1e3:.1f}", f"{spent / count * 1e6:.0f}")
             del kept
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from lib.timing import head, row, times, us
 
 import guildhall
 from guildhall.primitives import queue
@@ -18,21 +19,6 @@ from guildhall.primitives import queue
 DEPTHS = (0, 10, 1000, 100_000)
 TIMES = 2000
 ROUNDS = 10
-
-
-def times(call: Callable[[], Any], count: int, before: Callable[[], Any] = lambda: None) -> list[float]:
-    taken = []
-    for _ in range(count):
-        before()
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return taken
-
-
-def us(taken: list[float]) -> str:
-    ordered = sorted(taken)
-    return f"{ordered[len(ordered) // 2] * 1e6:.1f} / {ordered[int(len(ordered) * 0.99)] * 1e6:.1f}"
 
 
 class Bench:
@@ -100,8 +86,7 @@ def nothing() -> None:
 
 def main() -> None:
     benches = [Bench(depth) for depth in DEPTHS]
-    print(f"| us, p50 / p99 | {' | '.join(f'{depth} deep' for depth in DEPTHS)} |")
-    print("| --- |" + " --- |" * len(DEPTHS))
+    head("us, p50 / p99", *(f"{depth} deep" for depth in DEPTHS))
     for bench in benches:
         bench.prepare()
     for what in benches[0].operations():
@@ -110,7 +95,7 @@ def main() -> None:
             for bench, found in zip(benches, taken, strict=True):
                 before, call = bench.operations()[what]
                 found += times(call, TIMES // ROUNDS, before)
-        print(f"| {what} | {' | '.join(map(us, taken))} |", flush=True)
+        row(what, *map(us, taken))
     with_others(benches[0].hall)
     for bench in benches:
         bench.hall.close()

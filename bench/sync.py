@@ -8,11 +8,11 @@ changes all of them.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+from lib.timing import forked, head, joined, p50, p99, row, seconds, times
 
 import guildhall
 from guildhall import Barrier, Condition, Election, Latch, RateLimiter
@@ -24,26 +24,17 @@ COUNT = 2000
 ROUNDS = 5
 
 
-def timed(call: Callable[[], Any]) -> list[float]:
-    taken = []
-    for _ in range(COUNT):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return taken
-
-
 def table(title: str, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Print p50 and p99 of each call. Returns the medians."""
     taken: dict[str, list[float]] = {what: [] for what in calls}
     for _ in range(ROUNDS):
         for what, call in calls.items():
-            taken[what] += timed(call)
-    print(f"\n| {title} | p50, us | p99, us |\n| --- | --- | --- |")
+            taken[what] += times(call, COUNT)
+    print()
+    head(title, "p50, us", "p99, us")
     for what, some in taken.items():
-        some.sort()
-        print(f"| {what} | {some[len(some) // 2] * 1e6:.1f} | {some[len(some) * 99 // 100] * 1e6:.1f} |", flush=True)
-    return {what: some[len(some) // 2] for what, some in taken.items()}
+        row(what, f"{p50(some) * 1e6:.1f}", f"{p99(some) * 1e6:.1f}")
+    return {what: p50(some) for what, some in taken.items()}
 
 
 def uncontended(hall: guildhall.Hall, name: str = "x") -> dict[str, Callable[[], Any]]:
@@ -146,20 +137,15 @@ def with_waiters(hall: guildhall.Hall, number: int) -> dict[str, Callable[[], An
     }
 
 
-def between(partner: Callable[[int], None], mine: Callable[[int], None], times: int) -> float:
+def between(partner: Callable[[int], None], mine: Callable[[int], None], count: int) -> float:
     """Microseconds of one round, with a partner in a forked process: the median of the rounds."""
     rounds = []
     for _ in range(ROUNDS):
-        pid = os.fork()
-        if not pid:
-            partner(times)
-            os._exit(0)
+        pids = forked(lambda _: partner(count), 1)
         time.sleep(0.05)
-        began = time.perf_counter()
-        mine(times)
-        rounds.append((time.perf_counter() - began) / times * 1e6)
-        os.waitpid(pid, 0)
-    return statistics.median(rounds)
+        rounds.append(seconds(lambda: mine(count)) / count * 1e6)
+        joined(pids)
+    return p50(rounds)
 
 
 def meet(hall: guildhall.Hall) -> Callable[[int], None]:
@@ -249,13 +235,7 @@ def kept(hall: guildhall.Hall, rate: int) -> float:
             limit.acquire()
 
     each = rate // 4
-    pid = os.fork()
-    began = time.perf_counter()
-    run(each)
-    if not pid:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return (2 * each - 1) / (time.perf_counter() - began) / rate
+    return (2 * each - 1) / seconds(lambda: joined(forked(lambda _: run(each), 2))) / rate
 
 
 if __name__ == "__main__":

@@ -8,35 +8,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import distributed
 import loky
+from lib.functions import add, inc
+from lib.timing import ASKED, asked, best, head
 
 import guildhall
-
-
-def inc(x: int) -> int:
-    return x + 1
-
-
-def add(*xs: int) -> int:
-    return sum(xs)
-
-
-def seconds(run: Callable[[], Any], rounds: int = 3) -> float:
-    """The best of some rounds."""
-    best = float("inf")
-    for _ in range(rounds):
-        began = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
-def row(what: str, ours: str, theirs: str, ratio: float, reach: float) -> None:
-    print(f"| {what} | {ours} | {theirs} | {ratio:.1f} | {reach:g} | {'yes' if ratio >= reach else 'NO'} |", flush=True)
 
 
 def mapped(client: Any, count: int) -> None:
@@ -97,29 +76,29 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    print("| what | guildhall | peer | times faster | asked | reached |\n| --- | --- | --- | --- | --- | --- |")
+    head(*ASKED)
     with (
         guildhall.Client(n_workers=2) as ours,
         distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as dask,
     ):
         size = queued_bytes(ours, 50_000)
         mapped(ours, 5000), mapped(dask, 500)
-        mine = 100_000 / seconds(lambda: mapped(ours, 100_000))
-        theirs = 3000 / seconds(lambda: dask.gather(dask.map(inc, range(3000), pure=False)))
-        row("map of 100 000, tasks/s", f"{mine:.0f}", f"Dask: {theirs:.0f}", mine / theirs, 100)
+        mine = 100_000 / best(lambda: mapped(ours, 100_000))
+        theirs = 3000 / best(lambda: dask.gather(dask.map(inc, range(3000), pure=False)))
+        asked("map of 100 000, tasks/s", f"{mine:.0f}", f"Dask: {theirs:.0f}", mine / theirs, 100)
         with loky.get_reusable_executor(max_workers=2) as executor:
             list(executor.map(inc, range(100)))
-            other = 5000 / seconds(lambda: list(executor.map(inc, range(5000))))
-        row("map of 100 000, tasks/s", f"{mine:.0f}", f"loky: {other:.0f}", mine / other, 5)
-        one, two = seconds(lambda: chain(ours, 1000)), seconds(lambda: chain(dask, 300, pure=False)) * 1000 / 300
-        row("chain of 1000", f"{one * 1e3:.0f} ms", f"Dask: {two * 1e3:.0f} ms", two / one, 30)
-        one, two = seconds(lambda: tree(ours, 5000)), seconds(lambda: tree(dask, 500, pure=False), 2) * 10
-        row("tree of 10 000", f"{one * 1e3:.0f} ms", f"Dask: {two * 1e3:.0f} ms (of 1000, times 10)", two / one, 50)
+            other = 5000 / best(lambda: list(executor.map(inc, range(5000))))
+        asked("map of 100 000, tasks/s", f"{mine:.0f}", f"loky: {other:.0f}", mine / other, 5)
+        one, two = best(lambda: chain(ours, 1000)), best(lambda: chain(dask, 300, pure=False)) * 1000 / 300
+        asked("chain of 1000", f"{one * 1e3:.0f} ms", f"Dask: {two * 1e3:.0f} ms", two / one, 30)
+        one, two = best(lambda: tree(ours, 5000)), best(lambda: tree(dask, 500, pure=False), 2) * 10
+        asked("tree of 10 000", f"{one * 1e3:.0f} ms", f"Dask: {two * 1e3:.0f} ms (of 1000, times 10)", two / one, 50)
         scale = at_scale(ours, (1000, 10_000, 100_000, 1_000_000))
         print(
             "| each task of 10^3, 10^4, 10^5, 10^6 | " + ", ".join(f"{us:.1f}" for us in scale) + " us | | | flat | |"
         )
-        row("memory for each queued task", f"{size:.0f} bytes", "asked: under 1 KB", 1000 / size, 1)
+        asked("memory for each queued task", f"{size:.0f} bytes", "asked: under 1 KB", 1000 / size, 1)
     for kind in ("guildhall", "distributed"):
         out = subprocess.run([sys.executable, "-c", PARENT.format(kind)], capture_output=True, text=True).stdout
         print(f"| 1 GB made by a task, read by the next | {kind}: {out.strip()} s | | | | |")

@@ -5,11 +5,12 @@ Run it with `python bench/topics.py`. A delivery is one message that one subscri
 
 from __future__ import annotations
 
-import os
-import statistics
 import sys
+import threading
 import time
 from typing import Any
+
+from lib.timing import forked, head, joined, p50, row, seconds
 
 import guildhall
 from guildhall import Event, Pub, Queue, Sub
@@ -27,8 +28,7 @@ def kinds(hall: guildhall.Hall) -> None:
         ("of a topic with keep=100", {"keep": 100}, {}),
         ("pattern", {}, {}),
     ]
-    print("| kind | put, us | get, us |")
-    print("| --- | --- | --- |")
+    head("kind", "put, us", "get, us")
     for kind, pub_options, sub_options in asked:
         pub = Pub(f"kinds.{kind}", hall=hall, **pub_options)
         sub = Sub("kinds.*" if kind == "pattern" else pub.name, hall=hall, **sub_options)
@@ -41,7 +41,7 @@ def kinds(hall: guildhall.Hall) -> None:
             puts.append(published - began)
             gets.append(time.perf_counter() - published)
         sub.unsubscribe()
-        print(f"| {kind} | {statistics.median(puts) * 1e6:.1f} | {statistics.median(gets) * 1e6:.1f} |", flush=True)
+        row(kind, f"{p50(puts) * 1e6:.1f}", f"{p50(gets) * 1e6:.1f}")
 
 
 def one_process(hall: guildhall.Hall, subscribers: int) -> tuple[float, float]:
@@ -58,7 +58,7 @@ def one_process(hall: guildhall.Hall, subscribers: int) -> tuple[float, float]:
         done = time.perf_counter()
         puts.append(published - began)
         gets.append((done - published) / subscribers)
-    return statistics.median(puts) * 1e6, statistics.median(gets) * 1e6
+    return p50(puts) * 1e6, p50(gets) * 1e6
 
 
 def subscribe(hall: guildhall.Hall, name: str, count: int) -> None:
@@ -72,21 +72,14 @@ def subscribe(hall: guildhall.Hall, name: str, count: int) -> None:
 def deliveries(hall: guildhall.Hall, subscribers: int, count: int) -> float:
     """Deliveries a second, from the first put to the last get, each subscriber in a process of its own."""
     name = f"away {subscribers} {time.time_ns()}"
-    children = []
-    for _ in range(subscribers):
-        pid = os.fork()
-        if not pid:
-            subscribe(hall, name, count)
-            os._exit(0)
-        children.append(pid)
+    children = forked(lambda _: subscribe(hall, name, count), subscribers)
     Queue(f"{name} ready", hall=hall).get(batch=subscribers)
     pub = Pub(name, hall=hall)
     began = time.perf_counter()
     for number in range(count):
         pub.put(number)
     ends = Queue(f"{name} done", hall=hall).get(batch=subscribers)
-    for pid in children:
-        os.waitpid(pid, 0)
+    joined(children)
     return subscribers * count / (max(ends) - began)
 
 
@@ -94,32 +87,29 @@ def sleeping(hall: guildhall.Hall, subscribers: int) -> float:
     """Microseconds for a put that wakes so many sleeping subscribers."""
     name = f"asleep {subscribers}"
     stop = Event(f"{name} stop", hall=hall)
-    pid = os.fork()
-    if not pid:
-        import threading
 
-        def listen(sub: Sub) -> None:
-            while sub.get() is not None:
-                pass
+    def listen(sub: Sub) -> None:
+        while sub.get() is not None:
+            pass
 
+    def child(_: int) -> None:
         threads = [threading.Thread(target=listen, args=(Sub(name, hall=hall),)) for _ in range(subscribers)]
         for thread in threads:
             thread.start()
         stop.set()
         for thread in threads:
             thread.join()
-        os._exit(0)
+
+    pids = forked(child, 1)
     stop.wait()
     pub = Pub(name, hall=hall)
     taken = []
     for _ in range(30):
         time.sleep(0.02 + 0.002 * subscribers)
-        began = time.perf_counter()
-        pub.put(1)
-        taken.append(time.perf_counter() - began)
+        taken.append(seconds(lambda: pub.put(1)))
     pub.put(None)
-    os.waitpid(pid, 0)
-    return statistics.median(taken) * 1e6
+    joined(pids)
+    return p50(taken) * 1e6
 
 
 def main() -> None:
@@ -127,13 +117,12 @@ def main() -> None:
     with guildhall.open() as hall:
         kinds(hall)
         print()
-        print("| subscribers | put, us | get, us | deliveries/s between processes | a put that wakes all, us |")
-        print("| --- | --- | --- | --- | --- |")
+        head("subscribers", "put, us", "get, us", "deliveries/s between processes", "a put that wakes all, us")
         for count in counts:
             here = [one_process(hall, count) for _ in range(ROUNDS)]
-            put, get = (statistics.median(side) for side in zip(*here))
+            put, get = map(p50, zip(*here))
             rate = max(deliveries(hall, count, max(2000, 40_000 // count)) for _ in range(ROUNDS))
-            print(f"| {count} | {put:.1f} | {get:.1f} | {rate:.0f} | {sleeping(hall, count):.0f} |", flush=True)
+            row(count, f"{put:.1f}", f"{get:.1f}", f"{rate:.0f}", f"{sleeping(hall, count):.0f}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 import time
 
 import psutil
+from lib.timing import forked, head, joined, p50, p99, row, seconds, times
 
 import guildhall
 from guildhall.hosts import embedded
@@ -36,18 +37,12 @@ def measure(hall: guildhall.Hall, processes: int, look_us: float, hold_us: float
     """Microseconds, and microseconds of processor time, for one increment."""
     guildhall.Variable("v", hall=hall).set(0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
-    children = []
-    for _ in range(processes):
-        pid = os.fork()
-        if not pid:
-            embedded.LOOK_S = look_us / 1e6
-            increment(hall, TIMES // processes, hold_us)
-            os._exit(0)
-        children.append(pid)
-    for pid in children:
-        os.waitpid(pid, 0)
-    took = time.perf_counter() - began
+
+    def work(_: int) -> None:
+        embedded.LOOK_S = look_us / 1e6
+        increment(hall, TIMES // processes, hold_us)
+
+    took = seconds(lambda: joined(forked(work, processes)))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return took / TIMES * 1e6, cpu / TIMES * 1e6
@@ -62,14 +57,9 @@ def round_trips(look_us: float) -> tuple[float, float, float]:
         while pids:  # Until each worker has been told.
             pids.discard(client.submit(told, code).result())
         before = processor_s(client)
-        taken = []
-        for _ in range(1000):
-            began = time.perf_counter()
-            client.submit(abs, 1).result()
-            taken.append(time.perf_counter() - began)
+        taken = times(lambda: client.submit(abs, 1).result(), 1000)
         cpu = processor_s(client) - before
-    taken.sort()
-    return taken[500] * 1e6, taken[990] * 1e6, cpu / 1000 * 1e6
+    return p50(taken) * 1e6, p99(taken) * 1e6, cpu / 1000 * 1e6
 
 
 def told(code: str) -> int:
@@ -86,20 +76,18 @@ def processor_s(client: guildhall.Client) -> float:
 def main() -> None:
     if "--no-yield" in sys.argv:
         os.sched_yield = lambda: None
-    print("| a worker looks, us | round trip p50 / p99, us | processor us a round trip |")
-    print("| --- | --- | --- |")
+    head("a worker looks, us", "round trip p50 / p99, us", "processor us a round trip")
     for look_us in (0, 50, 100, 200, 500):
         rounds = [round_trips(look_us) for _ in range(ROUNDS)]
-        p50, p99, cpu = (statistics.median(side) for side in zip(*rounds))
-        print(f"| {look_us} | {p50:.0f} / {p99:.0f} | {cpu:.0f} |", flush=True)
-    print("| processes | held, us | look, us | us an increment | processor us an increment |")
-    print("| --- | --- | --- | --- | --- |")
+        middle, late, cpu = (statistics.median(side) for side in zip(*rounds))
+        row(look_us, f"{middle:.0f} / {late:.0f}", f"{cpu:.0f}")
+    head("processes", "held, us", "look, us", "us an increment", "processor us an increment")
     with guildhall.open() as hall:
         for processes, hold_us in ((2, 0), (2, 30), (4, 0), (8, 0)):
             for look_us in LOOKS_US:
                 rounds = [measure(hall, processes, look_us, hold_us) for _ in range(ROUNDS)]
                 wall, cpu = (statistics.median(side) for side in zip(*rounds))
-                print(f"| {processes} | {hold_us} | {look_us} | {wall:.1f} | {cpu:.1f} |", flush=True)
+                row(processes, hold_us, look_us, f"{wall:.1f}", f"{cpu:.1f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
 TESTS = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))}
-PRIMITIVES = sorted({name for name in guildhall.__all__ if name in vars(handles)} - {"TopicStatistics", "Watch"})
+PRIMITIVES = sorted({*guildhall.__all__} & {*handles.__all__} - {"TopicStatistics", "Watch"})
 
 LINK = re.compile(r"\[[^]\n]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -44,13 +44,13 @@ def test_every_link_leads_somewhere(name: str) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{name}: {link} leads nowhere"
         assert ROOT in target.parents, f"{name}: {link} leads out of the repository"
-        if anchor:
+        if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{name}: {target.name} has no heading for #{anchor}"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_test_that_a_page_names_is_there(name: str) -> None:
-    text = PAGES[name].read_text()
+    text = prose(PAGES[name])
     functions = {function for source in TESTS.values() for function in TEST_FUNCTION.findall(source)}
     files = {path.rpartition("/")[2] for path in TESTS}
     for path, function in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text):
@@ -121,7 +121,41 @@ def test_every_primitive_has_its_row_of_guarantees_and_its_place_in_which_one() 
     for kind in PRIMITIVES:
         assert re.search(rf"\b{kind}\b", rows), f"no row for {kind}"
         assert re.search(rf"`{kind}\b", guide), f"which-one.md does not speak of {kind}"
-    assert set(PRIMITIVES) <= set(vars(aio)), "guildhall.aio has the same handles"
+    assert set(PRIMITIVES) <= set(dir(aio)), "guildhall.aio has the same handles"
+
+
+# -- the site ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_every_public_name_once_and_no_other() -> None:
+    shown = [
+        name
+        for page in (DOCS / "reference").glob("*.md")
+        for name in re.findall(r"^::: guildhall\.(\w+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert sorted(shown) == sorted({*guildhall.__all__, "aio"} - {"CancelledError", "TimeoutError"})
+    for name in shown:
+        assert getattr(guildhall, name).__doc__, f"{name} says nothing"
+
+
+def test_the_site_fetches_nothing_from_elsewhere() -> None:
+    """Fonts, scripts and pictures are its own; links are for the reader."""
+    config = (ROOT / "mkdocs.yml").read_text()
+    assert "font: false" in config
+    assert "://" not in config.replace("https://mkdocs.org", "")
+    for name, page in PAGES.items():
+        text = page.read_text()
+        assert not re.search(r"!\[[^]]*\]\(\w+://|<(?:img|script|source|link)[^>]*://", text), f"{name}: from elsewhere"
+
+
+def test_every_claim_about_a_fault_names_its_test() -> None:
+    section = (DOCS / "faults.md").read_text().partition("## What does not survive")[0]
+    rows = [
+        line for line in section.splitlines() if line.startswith("| ") and not line.startswith(("| --- ", "| what"))
+    ]
+    assert len(rows) > 40
+    for row in rows:
+        assert re.search(r"\| (`test_\w+`(, `test_\w+`)*|the same) \|$", row), f"nothing shows that {row}"
 
 
 # -- the map ----------------------------------------------------------------------------------------------------------

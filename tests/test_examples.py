@@ -41,7 +41,7 @@ def test_every_example_checks_itself() -> None:
 def test_each_primitive_has_its_example() -> None:
     from guildhall.client import handles
 
-    kinds = {name for name in guildhall.__all__ if name in vars(handles)} - {"TopicStatistics", "Watch"}
+    kinds = {*guildhall.__all__} & {*handles.__all__} - {"TopicStatistics", "Watch"}
     assert kinds == set(PRIMITIVES)
     for kind, name in PRIMITIVES.items():
         assert f"{kind}(" in EXAMPLES[name].read_text(), f"examples/{name}.py does not use {kind}"

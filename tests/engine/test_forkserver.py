@@ -129,6 +129,16 @@ client.submit(get_stuck).result()
     assert soon(one.is_gone, END_S)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_client_killed_with_its_whole_process_group_leaves_nothing(
+    script: Callable[..., Script], signum: signal.Signals
+) -> None:
+    one = script(f"client = Client(n_workers=2)\ntell(client)\ntime.sleep({LONG_S})", start_new_session=True)
+    os.killpg(one.process.pid, signum)
+    one.process.wait(END_S)
+    assert soon(one.is_gone, END_S)
+
+
 @pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
 def test_a_forked_child_of_the_client_keeps_no_worker_alive(script: Callable[..., Script], fork: str) -> None:
     one = script(f"""

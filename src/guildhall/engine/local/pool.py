@@ -57,6 +57,7 @@ class ForkServer:
                     [sys.executable, "-c", _BOOT, *facts, *path, *sys.argv],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    process_group=0,  # Who kills the client's whole group, as Jupyter does, leaves one to tidy up.
                 )
         except OSError as error:
             ours.close()
