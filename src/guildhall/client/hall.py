@@ -199,6 +199,10 @@ def host_of(given: Any) -> EmbeddedHost:
     if current.now is not None:
         return current.now
     named = os.environ.get("GUILDHALL")
+    if named and "://" in named:
+        from .dask_client import DaskClient
+
+        return DaskClient(named).host  # type: ignore[no-any-return]
     if named:
         opened = open(named)
         current.add_default(opened.host, is_last_choice=True)

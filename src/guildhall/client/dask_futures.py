@@ -1,0 +1,310 @@
+"""Futures of a Dask cluster: each holds one of Dask's, which says how the task stands and where its result is.
+
+In a variable, a queue or a topic such a future is an object of the hall, made when it is first stored, and as long as
+that lives the scheduler keeps the result.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Self
+
+from .. import deadline
+from ..deadline import Timeout
+from ..engine import dask
+from ..engine.dask import Engine, NativeActor, NativeFuture, TaskRef
+from ..engine.local import payload
+from ..errors import Misuse, TimedOut, WrongType
+from .futures import Future
+
+_engines: dict[str, list[Engine]] = {}
+"""The engines of this process's clients, by scheduler, the newest last."""
+
+
+def enlist(engine: Engine) -> None:
+    """Futures of its scheduler that arrive in this process are its own from now on."""
+    _engines.setdefault(engine.scheduler_id, []).append(engine)
+
+
+def strike(engine: Engine) -> None:
+    """It is closed."""
+    _engines[engine.scheduler_id].remove(engine)
+
+
+def engine_of(scheduler_id: str) -> Engine:
+    """The engine of that scheduler: the newest client's, or in a worker the worker's own."""
+    if here := _engines.get(scheduler_id):
+        return here[-1]
+    if dask.is_in_worker() and (engine := dask.engine_of_worker()).scheduler_id == scheduler_id:
+        return engine
+    raise Misuse(f"future: of a Dask cluster ({scheduler_id}) that this process has no client of; make one first")
+
+
+class DaskFuture(Future):
+    """As `guildhall.Future`, of a task of Dask."""
+
+    __slots__ = ("_engine", "_held", "_inner", "_is_received", "_native_key", "_of", "_scheduler")
+
+    def __init__(self, engine: Engine, inner: NativeFuture, held: list[Any] | None = None) -> None:
+        self._scheduler = engine.scheduler_id
+        self._native_key = inner.key
+        self._engine: Engine | None = engine
+        self._inner: NativeFuture | None = inner
+        self._is_received = False
+        self._of: bytes | None = None
+        """The hall's object that holds the result, if there is one."""
+        self._held = held
+        """Futures that the task took along in a closure or an object: they live as long as this one."""
+        self._name = ""
+
+    @property
+    def engine(self) -> Engine:
+        """What asks the scheduler."""
+        if self._engine is None:
+            self._engine = engine_of(self._scheduler)
+        return self._engine
+
+    @property
+    def inner(self) -> NativeFuture:
+        """Dask's own future."""
+        if self._inner is None:
+            self._inner = self.engine.future(self._native_key)
+        return self._inner
+
+    @property
+    def _host(self) -> Any:  # type: ignore[override]
+        return self.engine.host
+
+    @property
+    def _oid(self) -> bytes:  # type: ignore[override]
+        """Its object in the hall, which is made now if there is none."""
+        if self._of is None:
+            oid = self._host.new_object()
+            self.engine.keep(oid, self.inner)
+            self._of = oid
+        return self._of
+
+    @property
+    def key(self) -> Any:  # type: ignore[override]
+        """The task's name, as Dask has it."""
+        return self._native_key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if payload.context.uses is None:
+            dask.meet(self)
+            return _restore, (self._scheduler, self.key, None)
+        into = payload.context.into
+        if into is not self._host and getattr(into, "scheduler_id", "") != self._scheduler:
+            raise Misuse(f"future {self.key}: of another client or hall than it is given to; pass its result instead")
+        payload.context.uses.append(self._oid)
+        return _restore, (self._scheduler, self.key, self._oid)
+
+    __dask_future__ = True  # type: ignore[assignment]
+    substitute = TaskRef.substitute
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """Dask asks with `isinstance` whether an argument of a delayed call stands for the result of a key."""
+        return TaskRef
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return "Future", str(self.key)
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is None:
+            return
+        if self._is_received and self._inner is not None:
+            engine.let_go(self._native_key)
+        if self._of is not None:
+            engine.host.drop(self._of)
+
+    def _facts(self) -> list[tuple[str, object]]:
+        return [("Key", self.key), ("Status", self.status), ("Cluster", self.engine.address)]
+
+    # -- many at once -------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> DaskWatch:  # type: ignore[override]
+        return DaskWatch(self.engine)
+
+    @classmethod
+    def _results(cls, futures: list[Any]) -> list[Any]:
+        engine = futures[0].engine
+        if any(future.engine is not engine for future in futures):
+            return [future.result() for future in futures]
+        found = engine.results([future.inner for future in futures])
+        return [future._opened(one) for future, one in zip(futures, found, strict=True)]
+
+    @classmethod
+    def _cancel(cls, futures: list[Any], force: bool) -> None:
+        for engine in {future.engine for future in futures}:
+            engine.cancel([future.inner for future in futures if future.engine is engine])
+
+    @classmethod
+    def _fire(cls, futures: list[Any]) -> None:
+        for future in futures:
+            future.engine.fire(future.inner)
+            if future._held:
+                held = future._held
+                future.engine.when_done([future.inner], lambda _, held=held: held.clear())
+
+    # -- state and result ---------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """One of pending, finished, error, cancelled, lost."""
+        return self.inner.status or "pending"
+
+    def done(self) -> bool:
+        return self.inner.done() or self.inner.status == "cancelled"
+
+    def statistics(self) -> Any:
+        """Not kept here: Dask's dashboard shows the tasks of a cluster."""
+        raise Misuse(f"future {self.key}: Dask has its tasks' statistics; see the dashboard at {self.engine.dashboard}")
+
+    def _ended(self, timeout: Timeout) -> None:  # type: ignore[override]
+        """Until it has ended. Raises TimedOut."""
+        if not self.done():
+            with self._watch() as watch:
+                watch.wait([self], deadline.seconds(timeout), f"future {self.key}")
+
+    def result(self, timeout: Timeout = None) -> Any:
+        """The result; raises what the task raised, CancelledError, KilledWorker, TimedOut."""
+        return self._opened(self.engine.result(self.inner, deadline.seconds(timeout)))
+
+    def _opened(self, found: Any) -> Any:
+        if not isinstance(found, NativeActor):
+            return found
+        from .dask_actors import DaskActor
+
+        return DaskActor(self, found)
+
+    def exception(self, timeout: Timeout = None) -> BaseException | None:
+        """What the task raised; None if it did not, or was cancelled."""
+        return self.engine.failure(self.inner, deadline.seconds(timeout))
+
+    def traceback(self, timeout: Timeout = None) -> str | None:
+        """The text of the traceback where the task raised; None if it did not."""
+        error = self.exception(timeout)
+        if error is None:
+            return None
+        where = self.engine.trace(self.inner, None)
+        if where is None or isinstance(where, str):
+            return (where or "") + "".join(traceback.format_exception_only(error))
+        return "".join(traceback.format_exception(type(error), error, where))
+
+    def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
+        """Call `callback(self)` from another thread when it has ended."""
+        if not callable(callback):
+            raise WrongType(f"add_done_callback: expected a function, got {type(callback).__name__} {callback!r:.60}")
+        self.inner.add_done_callback(lambda _: callback(self))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        async def wait() -> Any:
+            return self._opened(await self.engine.aresult(self.inner))
+
+        return wait().__await__()
+
+
+def _restore(scheduler_id: str, key: Any, oid: bytes | None) -> DaskFuture:
+    """A future that arrives in a pickle. From the hall it comes with a hold, which it takes over."""
+    made = DaskFuture.__new__(DaskFuture)
+    made._scheduler, made._native_key, made._name = scheduler_id, key, ""
+    made._engine, made._inner, made._of, made._held = None, None, None, None
+    made._is_received = True
+    held = payload.context.held
+    if oid is not None and held and oid in held:
+        _ = made.engine  # Which gives the hold back in the end.
+        held.remove(oid)
+        made._of = oid
+    if _engines.get(scheduler_id):  # Wanted at once: who sent it may let go of it. In a worker that waits for a task.
+        _ = made.inner
+    return made
+
+
+class DaskWatch:
+    """Hears of the ends of Dask's futures, in the order in which they come."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._heard = threading.Event()
+        self._ended: deque[DaskFuture] = deque()
+        self._asked: set[DaskFuture] = set()
+        self._stop: list[Callable[[], object]] = []
+
+    def wait(
+        self, pending: Iterable[DaskFuture], timeout_s: float | None, what: str, *, is_open: bool = False
+    ) -> list[DaskFuture]:
+        until = deadline.after(timeout_s)
+        while True:
+            self._heard.clear()
+            every = dict.fromkeys(pending)
+            self._follow([future for future in every if future not in self._asked])
+            ended = [self._ended.popleft() for _ in range(len(self._ended))]
+            if found := [future for future in ended if future in every]:
+                return found
+            left_s = deadline.left(until)
+            if left_s == 0:
+                raise TimedOut(f"{what}: {len(every)} futures not done within the time given")
+            self._engine.await_event(self._heard, left_s)
+
+    def _follow(self, new: list[DaskFuture]) -> None:
+        waiting: dict[NativeFuture, DaskFuture] = {}
+        for future in new:
+            self._asked.add(future)
+            if future.done():
+                self._ended.append(future)
+            else:
+                waiting[future.inner] = future
+
+        def tell(inner: NativeFuture) -> None:
+            self._ended.append(waiting[inner])
+            self._heard.set()
+
+        if waiting:
+            self._stop.append(self._engine.when_done(waiting, tell))
+
+    def nudge(self) -> None:
+        self._heard.set()
+
+    def close(self) -> None:
+        for stop in self._stop:
+            stop()
+
+    abandon = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def substitute(value: Any) -> Any:
+    """The arguments with each of our futures in lists, tuples, sets and dict values replaced by Dask's."""
+    if isinstance(value, DaskFuture):
+        return value.inner
+    if isinstance(value, Future):
+        raise Misuse(f"future {value.key}: of another client or hall than it is given to; pass its result instead")
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return kind([substitute(item) for item in value])
+    if kind is dict:
+        return {key: substitute(item) for key, item in value.items()}
+    return value
+
+
+def wrapped(engine: Engine, value: Any) -> Any:
+    """As `substitute`, the other way round."""
+    if isinstance(value, NativeFuture):
+        return DaskFuture(engine, value)
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return kind([wrapped(engine, item) for item in value])
+    if kind is dict:
+        return {key: wrapped(engine, item) for key, item in value.items()}
+    return value
+
