@@ -88,7 +88,7 @@ def waiting(
             if not isinstance(answer, Answer):
                 return answer
             is_granted = yield Glance(waiter, deadline.left(until))
-            while not is_granted and not host.read(waiters.is_granted, waiter):
+            while not is_granted and not host.is_told(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
@@ -152,6 +152,8 @@ class _Sleeper:
 
     def glance(self, glance: Glance) -> bool:
         self._host.flush()
+        if self._host.is_far:
+            return self._host.is_told(waiters.is_granted, glance.waiter)
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
     def pause(self, pause: Pause) -> None:
@@ -169,7 +171,7 @@ class _Sleeper:
         if pause.owned is not None:
             return self._keep_vigil(pause, self._bell)
         if self._armed != waiter:
-            if self._host.transact(waiters.arm, waiter, self._bell.number):
+            if self._host.arm(waiters.arm, waiter, self._bell.number):
                 self._armed = waiter
             return None  # Armed: the flow looks once more, for what happened before that rang for nobody.
         return self._bell
@@ -252,7 +254,7 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                     vigil.again()
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
-                if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):
+                if gives_way and host.give_way is not None and not host.is_told(waiters.is_granted, waiter):
                     go_on = host.give_way()
             except BaseException as error:
                 flow.throw(error)

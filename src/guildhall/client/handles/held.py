@@ -74,6 +74,8 @@ class Held(Handle):
 
     def _take(self, want: int, timeout_s: float | None) -> bool:
         host = self._given or current.now or host_of(None)
+        if host.is_far and timeout_s != 0:  # One round trip, also if it has to wait.
+            return drive.run(host, self._take_flow(host, want, timeout_s))
         number = -next(_attempts)
         try:
             if self._ask(host, want, number, None) is not BUSY:

@@ -71,7 +71,7 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or current.now or host_of(None)
-        if self._was_busy and timeout_s != 0:
+        if (self._was_busy or host.is_far) and timeout_s != 0:
             return drive.run(host, self._acquire_flow(host, timeout_s))
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
         attempt = -next(_attempts)
@@ -96,15 +96,20 @@ class Lock(Handle):
 
         def granted(waiter: Waiter) -> Any:
             self._was_busy = True
-            held = host.read(lock.look, key)
+            held = host.read_granted(waiter, lock.look, key)
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY
 
+        def ask(waiter: Waiter | None) -> Any:
+            number = attempt_of(waiter)
+            due = (lock.next_lapse, key, waiter)
+            return host.park(
+                waiter, (lock.look, key), due, lock.acquire, key, session, handle, number, waiter, now(), self.lease_s
+            )
+
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(
-                lock.acquire, key, session, handle, attempt_of(waiter), waiter, now(), self.lease_s
-            ),
+            ask,
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
@@ -119,10 +124,10 @@ class Lock(Handle):
 
     def _due(self, host: EmbeddedHost, waiter: Waiter) -> float | None:
         """See to it that who waits takes over when the holder's lease is over; in how many seconds to look again."""
-        lapse_at = host.read(lock.next_lapse, self._key, waiter)
+        lapse_at = host.read_due(waiter, lock.next_lapse, self._key, waiter)
         if lapse_at is None:
             return None
-        left_s = lapse_at - now()
+        left_s = lapse_at - host.now()
         if left_s <= 0:
             host.transact(lock.lapse, self._key, now())
         return max(0.0, left_s)
@@ -178,7 +183,7 @@ class Lock(Handle):
         token = self._token(host, grant)
         if token is None or held is None or held.token != token:
             raise lock.refusal(self._key, held, host.session, self._handle, token)
-        late_s = 0.0 if held.until is None else now() - held.until
+        late_s = 0.0 if held.until is None else host.now() - held.until
         if late_s > 0:
             raise LockLost(
                 f"lock {self.name!r:.60}: its lease of {self.lease_s:g} s ran out {late_s:.3f} s ago, and another may "
@@ -198,8 +203,9 @@ class Lock(Handle):
 
     def locked(self) -> bool:
         """Whether anybody holds the lock of this name. A lease that ran out counts as free: whoever asks gets it."""
-        held = self._host.read(lock.look, self._key)
-        return held is not None and not (held.until is not None and lock.has_lapsed(held, now()))
+        host = self._host
+        held = host.read(lock.look, self._key)
+        return held is not None and not (held.until is not None and lock.has_lapsed(held, host.now()))
 
     @property
     def fencing_token(self) -> int | None:
