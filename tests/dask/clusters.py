@@ -75,9 +75,7 @@ class Cluster:
             time.sleep(0.02)
         raise AssertionError(f"the scheduler did not start: {self.log()}")
 
-    def add_workers(
-        self, n: int, *, host: str | None = None, prefix: Sequence[str] = ()
-    ) -> subprocess.Popen[bytes]:
+    def add_workers(self, n: int, *, host: str | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """So many more, under one `dask worker`."""
         return self._start(
             "worker", self.address, "--nworkers", str(n), "--nthreads", str(self.threads), "--no-dashboard",

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from guildhall import Client  # noqa: E402
+from guildhall import Client
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from clusters import Cluster  # noqa: E402
+from clusters import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ..hosts.embedded import EmbeddedHost
 from . import html, places, submission
 from .cluster import LocalCluster
 from .executor import ClientExecutor
-from .futures import Future, cancel, expect_futures, results
+from .futures import Future, cancel, expect_futures
 from .purity import keys_of
 
 MISSING: Any = object()
@@ -36,14 +36,14 @@ class Client:
     """
 
     _pure = False
+    _place: Any = None
+    """The cluster of Dask that is meant, if it is one."""
 
     def __new__(cls, cluster: Any = None, *args: Any, address: str | None = None, **options: Any) -> Self:
         if cls is Client and (place := places.cluster_meant(cluster if address is None else address)) is not None:
-            from .dask_client import DaskClient  # With all of distributed.
-
-            made = object.__new__(DaskClient)
+            made: Self = object.__new__(places.of_dask("DaskClient"))
             made._place = place
-            return made  # type: ignore[return-value]
+            return made
         return object.__new__(cls)
 
     def __init__(
@@ -56,11 +56,12 @@ class Client:
     ) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
             raise WrongType(
-                f"Client: expected a LocalCluster, the address of a Dask cluster, or nothing, got {type(cluster).__name__}"
+                "Client: expected a LocalCluster, the address of a Dask cluster, or nothing, "
+                f"got {type(cluster).__name__}"
             )
         self._pure = pure
         self._asked = None if cluster is not None else {"n_workers": n_workers, **options}
-        self.cluster = cluster or self._started_before() or LocalCluster(n_workers, **options)
+        self.cluster: Any = cluster or self._started_before() or LocalCluster(n_workers, **options)
         self.host = self.cluster.host
         self._is_open = True
         current.add_default(self.host)
@@ -398,14 +399,15 @@ class Executor(ClientExecutor):
     worker has cannot be cancelled. After `shutdown` a call raises RuntimeError.
     """
 
+    _around: Client | None = None
+    """The client found when none was given, of a Dask cluster."""
+
     def __new__(cls, max_workers: int | None = None, *args: Any, client: Client | None = None, **options: Any) -> Self:
         around = client or (_client_around() if max_workers is None else None)
         if cls is Executor and hasattr(around, "engine"):
-            from .dask_executor import DaskExecutor
-
-            made = object.__new__(DaskExecutor)
+            made: Self = object.__new__(places.of_dask("DaskExecutor"))
             made._around = around
-            return made  # type: ignore[return-value]
+            return made
         return object.__new__(cls)
 
     def __init__(
@@ -455,21 +457,12 @@ def _client_around() -> Client | None:
     return get_client() if current.task is not None or _clients else None
 
 
-def _task_client_of_dask() -> Client:
-    from .dask_client import DaskTaskClient
-
-    return DaskTaskClient()
-
-
 def get_client() -> Client:
     """The client of the task around, or the newest one of this process. Raises NoHall (ValueError)."""
     if current.task is not None:
-        return _task_client_of_dask() if current.task.is_far else TaskClient(current.task)
-    if not _clients and "distributed.worker" in sys.modules:
-        from ..engine import dask
-
-        if dask.is_in_worker():  # In a task that Dask was given itself.
-            return _task_client_of_dask()
+        return places.of_dask("DaskTaskClient")() if current.task.is_far else TaskClient(current.task)
+    if not _clients and places.is_in_dask_task():  # A task that Dask was given itself.
+        return places.of_dask("DaskTaskClient")()  # type: ignore[no-any-return]
     if not _clients:
         raise NoHall("no client: make a Client() first, or call this in a task")
     return _clients[-1]

@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent import futures as standard
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from .. import deadline
 from ..deadline import Timeout
-from ..engine.dask import Engine, NativeActor
+from ..engine.dask import Engine, Native
 from ..errors import Misuse, WrongType
-from .dask_futures import DaskFuture, substitute
+
+
+class Origin(Protocol):
+    """The future that an actor came from."""
+
+    @property
+    def key(self) -> Any:
+        """The actor's name."""
+
+    @property
+    def engine(self) -> Engine:
+        """What asks its worker."""
+
+    @property
+    def inner(self) -> Native:
+        """Dask's own future."""
+
+    def call(self, actor: Native, name: str, args: Any, kwargs: Any) -> standard.Future[Any]:
+        """Call a method of the actor. Futures in the arguments become their results."""
 
 
 def expect_class(kind: Any, kwargs: dict[str, Any]) -> None:
@@ -20,8 +38,8 @@ def expect_class(kind: Any, kwargs: dict[str, Any]) -> None:
         raise WrongType(f"submit: actor=True: expected a class, got {type(kind).__name__} {kind!r:.60}")
     if kwargs.pop("restart", False):
         raise Misuse(
-            f"actor {kind.__name__}: restart=True: an actor of a Dask cluster ends with its worker; keep its state in a "
-            "Variable and submit it again when a call raises ActorLost"
+            f"actor {kind.__name__}: restart=True: an actor of a Dask cluster ends with its worker; keep its state in "
+            "a Variable and submit it again when a call raises ActorLost"
         )
 
 
@@ -32,12 +50,12 @@ class DaskActor:
     from, or a DaskActor. When its worker dies, calls raise ActorLost.
     """
 
-    def __init__(self, future: DaskFuture, native: NativeActor | None = None) -> None:
+    def __init__(self, future: Origin, native: Native | None = None) -> None:
         self._future = future
         self._bound = native
 
     @property
-    def _native(self) -> NativeActor:
+    def _native(self) -> Native:
         if self._bound is None:
             self._bound = self._future.engine.native_result(self._future.inner)
         return self._bound
@@ -51,8 +69,7 @@ class DaskActor:
         return self._future.engine.actor_attribute(self._native, name)
 
     def _ask(self, name: str, /, *args: Any, **kwargs: Any) -> DaskActorFuture:
-        engine = self._future.engine
-        return DaskActorFuture(self, name, engine.begin_call(self._native, name, substitute(args), substitute(kwargs)))
+        return DaskActorFuture(self, name, self._future.call(self._native, name, args, kwargs))
 
     def __dir__(self) -> list[str]:
         return [name for name in dir(self._native._cls) if not name.startswith("_")]
@@ -99,4 +116,3 @@ class DaskActorFuture:
 
     def __repr__(self) -> str:
         return f"<ActorFuture: {'finished' if self.done() else 'pending'}, key: {self.key}>"
-

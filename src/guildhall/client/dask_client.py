@@ -22,8 +22,8 @@ from .purity import Given, expect_key
 
 _LOCAL = frozenset(
     {
-        "n_workers", "threads_per_worker", "processes", "max_tasks_per_worker", "initializer", "initargs", "memory_limit",
-        "blob_budget", "resources",
+        "n_workers", "threads_per_worker", "processes", "max_tasks_per_worker", "initializer", "initargs",
+        "memory_limit", "blob_budget", "resources",
     }
 )  # fmt: skip
 """What a cluster is started with, and what means nothing to one that is there."""
@@ -34,15 +34,18 @@ class DaskClient(Client):
     """A `guildhall.Client` of a Dask cluster: `Client("tcp://host:port")`, `Client(cluster)`, `Client(dask_client)`.
 
     Tasks run through Dask's scheduler and their results are Dask's, so its collections, dashboards and spilling go on
-    working. Variables, queues, locks and topics live in the scheduler and are the same for all clients and tasks. What a
-    cluster would be started with (`n_workers` and so on) changes nothing. `security` is distributed's, for "tls://".
+    working. Variables, queues, locks and topics live in the scheduler and are the same for all clients and tasks. What
+    a cluster would be started with (`n_workers` and so on) changes nothing. `security` is distributed's, for "tls://".
     """
 
-    _place: Any = None
-    """The cluster meant, found before."""
-
     def __init__(
-        self, cluster: Any = None, *, address: str | None = None, pure: bool = False, security: Any = None, **options: Any
+        self,
+        cluster: Any = None,
+        *,
+        address: str | None = None,
+        pure: bool = False,
+        security: Any = None,
+        **options: Any,
     ) -> None:
         given = self._place or cluster or address
         if unknown := set(options) - _LOCAL - _OPTIONS:
@@ -50,7 +53,7 @@ class DaskClient(Client):
         told = {name: value for name, value in options.items() if name in _OPTIONS}
         self._pure = pure
         self._asked = None
-        self.cluster = cluster if hasattr(cluster, "scheduler_address") else None
+        self.cluster: Any = cluster if hasattr(cluster, "scheduler_address") else None
         self.engine = dask.connect(given, security=security, **told)
         try:
             self.host: Any = dask_hosts.connect(self.engine.client)
@@ -235,7 +238,7 @@ class DaskClient(Client):
     # -- datasets -----------------------------------------------------------------------------------------------------
 
     def publish_dataset(self, *args: Any, name: Any = None, override: bool = False, **kwargs: Any) -> None:
-        """As `Client.publish_dataset`. The datasets are Dask's: its own clients see them, and collections may be some."""
+        """As `Client.publish_dataset`. The datasets are Dask's: its clients see them, and collections may be some."""
         if name is not None:
             if len(args) != 1 or kwargs:
                 raise WrongType(f"publish_dataset: expected one value for the name {name!r:.60}, got {len(args)}")

@@ -18,10 +18,7 @@ T = TypeVar("T")
 
 
 class DaskExecutor(Executor):
-    """As `guildhall.Executor`. Every call can be cancelled until it has ended; Dask drops the result of one that runs."""
-
-    _around: Client | None = None
-    """The client found when none was given."""
+    """As `guildhall.Executor`. A call can be cancelled until it has ended; Dask drops the result of one that runs."""
 
     def __init__(
         self,
@@ -34,8 +31,8 @@ class DaskExecutor(Executor):
     ) -> None:
         if initializer is not None:
             raise Misuse(
-                "Executor: initializer: the workers of a Dask cluster are there; call client.run(initializer), or start "
-                "them with --preload"
+                "Executor: initializer: the workers of a Dask cluster are there already; call client.run(initializer), "
+                "or start them with --preload"
             )
         if unknown := set(options) - OPTIONS:
             raise WrongType(f"Executor: unknown option {min(unknown)!r}; there are {', '.join(sorted(OPTIONS))}")
@@ -132,7 +129,7 @@ class CallFuture(standard.Future[Any]):
             self.set_exception(error)
 
     def result(self, timeout: Timeout = None) -> Any:
-        """What the call returned; raises what it raised, CancelledError, TimeoutError. In a task, others run meanwhile."""
+        """What the call returned; raises what it raised, CancelledError, TimeoutError."""
         self._await(timeout)
         return super().result(deadline.seconds(timeout))
 

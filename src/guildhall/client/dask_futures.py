@@ -10,14 +10,17 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent import futures as standard
 from typing import Any, Self
 
 from .. import deadline
 from ..deadline import Timeout
 from ..engine import dask
-from ..engine.dask import Engine, NativeActor, NativeFuture, TaskRef
+from ..engine.dask import Engine, Native, NativeActor, NativeFuture, TaskRef
 from ..engine.local import payload
 from ..errors import Misuse, TimedOut, WrongType
+from ..primitives import values
+from .dask_actors import DaskActor
 from .futures import Future
 
 _engines: dict[str, list[Engine]] = {}
@@ -48,11 +51,11 @@ class DaskFuture(Future):
 
     __slots__ = ("_engine", "_held", "_inner", "_is_received", "_native_key", "_of", "_scheduler")
 
-    def __init__(self, engine: Engine, inner: NativeFuture, held: list[Any] | None = None) -> None:
+    def __init__(self, engine: Engine, inner: Native, held: list[Any] | None = None) -> None:
         self._scheduler = engine.scheduler_id
         self._native_key = inner.key
         self._engine: Engine | None = engine
-        self._inner: NativeFuture | None = inner
+        self._inner: Native | None = inner
         self._is_received = False
         self._of: bytes | None = None
         """The hall's object that holds the result, if there is one."""
@@ -68,7 +71,7 @@ class DaskFuture(Future):
         return self._engine
 
     @property
-    def inner(self) -> NativeFuture:
+    def inner(self) -> Native:
         """Dask's own future."""
         if self._inner is None:
             self._inner = self.engine.future(self._native_key)
@@ -88,7 +91,7 @@ class DaskFuture(Future):
         return self._of
 
     @property
-    def key(self) -> Any:  # type: ignore[override]
+    def key(self) -> Any:
         """The task's name, as Dask has it."""
         return self._native_key
 
@@ -102,11 +105,11 @@ class DaskFuture(Future):
         payload.context.uses.append(self._oid)
         return _restore, (self._scheduler, self.key, self._oid)
 
-    __dask_future__ = True  # type: ignore[assignment]
+    __dask_future__ = True
     substitute = TaskRef.substitute
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """Dask asks with `isinstance` whether an argument of a delayed call stands for the result of a key."""
         return TaskRef
 
@@ -127,7 +130,7 @@ class DaskFuture(Future):
 
     # -- many at once -------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> DaskWatch:  # type: ignore[override]
+    def _watch(self) -> DaskWatch:
         return DaskWatch(self.engine)
 
     @classmethod
@@ -159,13 +162,13 @@ class DaskFuture(Future):
         return self.inner.status or "pending"
 
     def done(self) -> bool:
-        return self.inner.done() or self.inner.status == "cancelled"
+        return bool(self.inner.done() or self.inner.status == "cancelled")
 
     def statistics(self) -> Any:
         """Not kept here: Dask's dashboard shows the tasks of a cluster."""
         raise Misuse(f"future {self.key}: Dask has its tasks' statistics; see the dashboard at {self.engine.dashboard}")
 
-    def _ended(self, timeout: Timeout) -> None:  # type: ignore[override]
+    def _ended(self, timeout: Timeout) -> None:
         """Until it has ended. Raises TimedOut."""
         if not self.done():
             with self._watch() as watch:
@@ -176,11 +179,13 @@ class DaskFuture(Future):
         return self._opened(self.engine.result(self.inner, deadline.seconds(timeout)))
 
     def _opened(self, found: Any) -> Any:
-        if not isinstance(found, NativeActor):
-            return found
-        from .dask_actors import DaskActor
+        return DaskActor(self, found) if isinstance(found, NativeActor) else found
 
-        return DaskActor(self, found)
+    def call(self, actor: Native, name: str, args: Any, kwargs: Any) -> standard.Future[Any]:
+        """Call a method of the actor that is this one's result. Futures in the arguments become their results."""
+        if _has_futures((args, kwargs)):
+            args, kwargs = self.engine.gather_in((substitute(args), substitute(kwargs)))
+        return self.engine.begin_call(actor, name, args, kwargs)
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
         """What the task raised; None if it did not, or was cancelled."""
@@ -210,15 +215,17 @@ class DaskFuture(Future):
 
 
 def _restore(scheduler_id: str, key: Any, oid: bytes | None) -> DaskFuture:
-    """A future that arrives in a pickle. From the hall it comes with a hold, which it takes over."""
+    """A future that arrives in a pickle. One from the hall takes over a hold that came with it, or takes one."""
     made = DaskFuture.__new__(DaskFuture)
     made._scheduler, made._native_key, made._name = scheduler_id, key, ""
     made._engine, made._inner, made._of, made._held = None, None, None, None
     made._is_received = True
-    held = payload.context.held
-    if oid is not None and held and oid in held:
-        _ = made.engine  # Which gives the hold back in the end.
-        held.remove(oid)
+    if oid is not None:
+        held, host = payload.context.held, made.engine.host  # Whose session gives it back in the end.
+        if held and oid in held and host is payload.context.host:
+            held.remove(oid)
+        else:
+            host.transact(values.hold_for, host.session, (oid,))
         made._of = oid
     if _engines.get(scheduler_id):  # Wanted at once: who sent it may let go of it. In a worker that waits for a task.
         _ = made.inner
@@ -252,7 +259,7 @@ class DaskWatch:
             self._engine.await_event(self._heard, left_s)
 
     def _follow(self, new: list[DaskFuture]) -> None:
-        waiting: dict[NativeFuture, DaskFuture] = {}
+        waiting: dict[Native, DaskFuture] = {}
         for future in new:
             self._asked.add(future)
             if future.done():
@@ -260,7 +267,7 @@ class DaskWatch:
             else:
                 waiting[future.inner] = future
 
-        def tell(inner: NativeFuture) -> None:
+        def tell(inner: Native) -> None:
             self._ended.append(waiting[inner])
             self._heard.set()
 
@@ -297,6 +304,11 @@ def substitute(value: Any) -> Any:
     return value
 
 
+def _has_futures(value: Any) -> bool:
+    inside = value.values() if type(value) is dict else value if type(value) in (list, tuple, set, frozenset) else ()
+    return isinstance(value, Future) or any(_has_futures(item) for item in inside)
+
+
 def wrapped(engine: Engine, value: Any) -> Any:
     """As `substitute`, the other way round."""
     if isinstance(value, NativeFuture):
@@ -307,4 +319,3 @@ def wrapped(engine: Engine, value: Any) -> Any:
     if kind is dict:
         return {key: wrapped(engine, item) for key, item in value.items()}
     return value
-

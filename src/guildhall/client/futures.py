@@ -108,7 +108,7 @@ class Future:
             return [*facts, ("Error", f"{type(error).__name__}: {error}")]
         return [*facts, ("Result", "in shared memory, a blob" if found.blob else f"{len(found.data)} bytes")]
 
-    # -- many at once: each kind of future has its own way ---------------------------------------------------------------
+    # -- many at once: each kind of future has its own way ------------------------------------------------------------
 
     def _watch(self) -> Watching:
         """What waits for futures of this kind and hall."""
@@ -417,9 +417,7 @@ def expect_one_hall(what: str, futures: Sequence[Future]) -> None:
 class Watching(Protocol):
     """Waits for any of several futures of one hall."""
 
-    def wait(
-        self, pending: Iterable[Any], timeout_s: float | None, what: str, *, is_open: bool = False
-    ) -> list[Any]:
+    def wait(self, pending: Iterable[Any], timeout_s: float | None, what: str, *, is_open: bool = False) -> list[Any]:
         """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
 
         If it `is_open`, more may be added to `pending` meanwhile, by one who then calls `nudge`.
@@ -454,9 +452,7 @@ class EndWatch:
     ) -> list[Future]:
         return drive.run(self.host, self._flow(pending, timeout_s, what, is_open))
 
-    def _flow(
-        self, pending: Iterable[Future], timeout_s: float | None, what: str, is_open: bool
-    ) -> Flow[list[Future]]:
+    def _flow(self, pending: Iterable[Future], timeout_s: float | None, what: str, is_open: bool) -> Flow[list[Future]]:
         until = deadline.after(timeout_s)
         host = self.host
         while True:

@@ -12,6 +12,7 @@ from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current, embedded
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
 from ..store.keys import pack_name
+from . import places
 
 if TYPE_CHECKING:
     from ..hosts.observer import Observer
@@ -202,10 +203,8 @@ def host_of(given: Any) -> EmbeddedHost:
     if "distributed.worker" in sys.modules and (found := _of_dask_worker()) is not None:
         return found
     named = os.environ.get("GUILDHALL")
-    if named and "://" in named:
-        from .dask_client import DaskClient
-
-        return DaskClient(named).host  # type: ignore[no-any-return]
+    if places.is_address(named):
+        return places.of_dask("DaskClient")(named).host  # type: ignore[no-any-return]
     if named:
         opened = open(named)
         current.add_default(opened.host, is_last_choice=True)

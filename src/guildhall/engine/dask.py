@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent import futures as standard
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import CoroutineType, TracebackType
 from typing import Any
 
-from .. import __version__, deadline
-from ..deadline import Timeout
+from .. import deadline
 from ..errors import ActorLost, Broken, HallRefused, KilledWorker, Misuse, TimedOut, Unpicklable
 from ..hosts import current
 from ..hosts.sweeper import Sweeper
@@ -38,12 +38,15 @@ GIVE_WAY_S = 0.005
 """A task that waits for longer than this gives its slot up."""
 KEEP_S = 30.0
 """So long the scheduler waits for a task that was submitted before its future was stored."""
-INSTALL = f"pip install 'guildhall[dask]=={__version__}'"
-_VERSION = "__import__('guildhall').__version__"
+VERSION = version("guildhall")
+INSTALL = f"pip install 'guildhall[dask]=={VERSION}'"
+_ASK_VERSION = "__import__('guildhall') and __import__('importlib.metadata').metadata.version('guildhall')"
+"""For `eval` at the other end: what is pickled by reference to us could not say that we are not there."""
 
 NativeActor = distributed.Actor
 NativeFuture = distributed.Future
-NativeClient = distributed.Client
+Native = Any
+"""One of those, for type checkers, which know nothing of distributed."""
 
 
 # -- connecting -------------------------------------------------------------------------------------------------------
@@ -196,6 +199,10 @@ class Engine:
 
         return self.begin(call())
 
+    def gather_in(self, given: Any) -> Any:
+        """The arguments with their futures' results."""
+        return self.ask(self.client._gather(given))
+
     def await_call(self, asked: standard.Future[Any], timeout_s: float | None, what: str) -> Any:
         """What the method returned. Raises TimedOut, ActorLost, or what the method raised."""
         self.await_end(asked, timeout_s, f"actor call {what}")
@@ -331,8 +338,8 @@ def _opened(given: Any, options: dict[str, Any]) -> distributed.Client:
 def _expect_guildhall(client: distributed.Client) -> None:
     """Refuse a cluster in which what we send could not be read, or would be read otherwise."""
     with _refusing_absence(f"the scheduler at {client.scheduler.address}"):
-        _expect_version(client.run_on_scheduler(eval, _VERSION), f"the scheduler at {client.scheduler.address}")
-    for address, found in client.run(eval, _VERSION, on_error="return").items():
+        _expect_version(client.run_on_scheduler(eval, _ASK_VERSION), f"the scheduler at {client.scheduler.address}")
+    for address, found in client.run(eval, _ASK_VERSION, on_error="return").items():
         with _refusing_absence(f"the worker at {address}"):
             if isinstance(found, BaseException):
                 raise found
@@ -350,9 +357,9 @@ def _refusing_absence(who: str) -> Iterator[None]:
 
 
 def _expect_version(found: str, who: str) -> None:
-    if found != __version__:
+    if found != VERSION:
         raise HallRefused(
-            f"{who} has guildhall {found}, this process has {__version__}: run {INSTALL} in its environment and start "
+            f"{who} has guildhall {found}, this process has {VERSION}: run {INSTALL} in its environment and start "
             f"it again, or install guildhall {found} here"
         )
 
@@ -532,15 +539,19 @@ def rejoin() -> None:
     distributed.rejoin()
 
 
+_first = threading.Lock()
+
+
 def engine_of_worker() -> Engine:
     """The engine of a task: its worker's own client."""
-    client = distributed.get_client()
-    known = getattr(client, "_guildhall_engine", None)
-    if known is None:
-        enter()
-        known = client._guildhall_engine = Engine(client, False)
-        known.enter(current.task or current.now)
-    return known  # type: ignore[no-any-return]
+    with _first:  # Of several that come first at the same time, Dask would make each a client, and forget all but one.
+        client = distributed.get_client()
+        known: Engine | None = getattr(client, "_guildhall_engine", None)
+        if known is None:
+            enter()
+            known = client._guildhall_engine = Engine(client, False)
+            known.enter(current.task or current.now)
+        return known
 
 
 def is_in_worker() -> bool:
@@ -551,7 +562,7 @@ def is_in_worker() -> bool:
 # -- in the scheduler -------------------------------------------------------------------------------------------------
 
 
-class References(distributed.SchedulerPlugin):
+class References(distributed.SchedulerPlugin):  # type: ignore[misc]
     """In the scheduler: results live as long as an object of the hall refers to them.
 
     A future in a variable, a queue or a topic is an object of the hall whose blob is the key of a task. It is wanted by
