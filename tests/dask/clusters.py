@@ -18,6 +18,7 @@ START_S = 60
 DASK = [sys.executable, "-m", "dask"]
 QUIET = {
     "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "False",
+    "PYTHONPATH": str(Path(__file__).parent),  # Functions of test modules travel by name.
     "DASK_DISTRIBUTED__ADMIN__LARGE_GRAPH_WARNING_THRESHOLD": "1GB",
 }
 

@@ -98,12 +98,15 @@ class DaskFuture(Future):
     def __reduce__(self) -> tuple[Any, ...]:
         if payload.context.uses is None:
             dask.meet(self)
-            return _restore, (self._scheduler, self.key, None)
+            return _restore, (self._scheduler, self.key, None, self._is_gone())
         into = payload.context.into
         if into is not self._host and getattr(into, "scheduler_id", "") != self._scheduler:
             raise Misuse(f"future {self.key}: of another client or hall than it is given to; pass its result instead")
         payload.context.uses.append(self._oid)
-        return _restore, (self._scheduler, self.key, self._oid)
+        return _restore, (self._scheduler, self.key, self._oid, self._is_gone())
+
+    def _is_gone(self) -> bool:
+        return self._inner is not None and self._inner.status == "cancelled"
 
     __dask_future__ = True
     substitute = TaskRef.substitute
@@ -214,7 +217,7 @@ class DaskFuture(Future):
         return wait().__await__()
 
 
-def _restore(scheduler_id: str, key: Any, oid: bytes | None) -> DaskFuture:
+def _restore(scheduler_id: str, key: Any, oid: bytes | None, is_gone: bool) -> DaskFuture:
     """A future that arrives in a pickle. One from the hall takes over a hold that came with it, or takes one."""
     made = DaskFuture.__new__(DaskFuture)
     made._scheduler, made._native_key, made._name = scheduler_id, key, ""
@@ -227,7 +230,9 @@ def _restore(scheduler_id: str, key: Any, oid: bytes | None) -> DaskFuture:
         else:
             host.transact(values.hold_for, host.session, (oid,))
         made._of = oid
-    if _engines.get(scheduler_id):  # Wanted at once: who sent it may let go of it. In a worker that waits for a task.
+    if is_gone:
+        made._inner, made._is_received = made.engine.cancelled_future(key), False
+    elif _engines.get(scheduler_id):  # Wanted at once: who sent it may let go of it. In a worker that waits for a task.
         _ = made.inner
     return made
 

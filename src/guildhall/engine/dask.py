@@ -163,15 +163,16 @@ class Engine:
 
     async def aresult(self, future: distributed.Future) -> Any:
         """As `result`, for any event loop."""
-        with in_our_words(future.key):
-            if asyncio.get_running_loop() is self.client.loop.asyncio_loop:
-                return await future._result()
+        if asyncio.get_running_loop() is self.client.loop.asyncio_loop:
+            asked: Any = asyncio.ensure_future(future._result())
+        else:
             asked = self.begin(future._result())
-            try:
-                return await asyncio.wrap_future(asked)
-            except asyncio.CancelledError:
-                if asked.cancelled():
-                    raise  # It is the caller who is cancelled.
+        try:
+            await (asked if isinstance(asked, asyncio.Future) else asyncio.wrap_future(asked))
+        except BaseException:
+            if not asked.done() or asked.cancelled():
+                raise  # It is the caller who is cancelled, or interrupted.
+        with in_our_words(future.key):
             return asked.result()
 
     def failure(self, future: distributed.Future, timeout_s: float | None) -> BaseException | None:
@@ -238,6 +239,13 @@ class Engine:
         """A future of a key that the scheduler knows. May be called in any thread, loops included."""
         made = distributed.Future(key, self.client)
         self.client._send_to_scheduler({"op": "guildhall-desire", "key": key})
+        return made
+
+    def cancelled_future(self, key: Any) -> distributed.Future:
+        """One that was cancelled before it came."""
+        made = distributed.Future(key, self.client)
+        made._state.status = "cancelled"
+        self.client.loop.add_callback(made._state.cancel, "it was cancelled before it was stored")
         return made
 
     def let_go(self, key: Any) -> None:
@@ -423,12 +431,14 @@ class Call:
         self.function = function
 
     def __call__(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        enter()
+        host = enter()
         try:
             result = self.function(*args, **keywords)
             return asyncio.run(result) if isinstance(result, CoroutineType) else result
         except BaseException as error:
             raise _travelling(error) from error.__cause__
+        finally:
+            host.flush()  # What the task let go of others may wait for, and no other op may come.
 
     def __repr__(self) -> str:
         return f"guildhall {self.function!r}"
@@ -499,14 +509,17 @@ def translated(error: BaseException, key: Any) -> BaseException:
 # -- in a worker ------------------------------------------------------------------------------------------------------
 
 
-def enter() -> None:
-    """This process runs tasks of the cluster's hall from now on, unless it is a client's, which has the hall open."""
+def enter() -> Any:
+    """This process runs tasks of the cluster's hall from now on, unless it is a client's, which has the hall open.
+
+    Returns its host of the hall."""
     if current.task is None and (current.now is None or current.now.role == "worker"):
         from ..hosts import dask as hosts
 
         host = hosts.of_worker()
         host.give_way = give_way
         current.enter_task(host)
+    return current.now
 
 
 def in_task() -> bool:
@@ -588,11 +601,11 @@ class References(distributed.SchedulerPlugin):  # type: ignore[misc]
         scheduler.stream_handlers["guildhall-undesire"] = self.undesire
 
     async def keep(self, oid: bytes, key: Any, is_coming: bool) -> None:
-        """From now on the object holds the result of the key, whose task `is_coming` if it is not there."""
+        """From now on the object holds the result of the key, whose task `is_coming` unless it was cancelled."""
         if is_coming:
             await self._submitted(key)
         name = oid.hex()
-        if key in self._scheduler.tasks:
+        if is_coming and key in self._scheduler.tasks:
             self._keys[name] = key
             self._kept[key] += 1
             self._scheduler.client_desires_keys([key], self.CLIENT)

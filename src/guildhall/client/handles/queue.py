@@ -269,6 +269,7 @@ class Queue(Handle):
             self._release(host, items)
         elif not spent:  # What is too much to be in hand until the next get goes soon.
             host.errand(_Arrival(host, lane))
+            host.hurry()  # It keeps what it uses.
         return read if batch else read[0], spent
 
     def _sort_out(self, host: EmbeddedHost, lane: Lane, items: tuple[bytes, ...], unreadable: list[int]) -> None:
