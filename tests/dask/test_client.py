@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -328,17 +329,18 @@ def test_a_variable_keeps_a_result_until_it_is_overwritten(cluster: Cluster, cli
 def test_a_queue_keeps_its_futures_until_they_are_taken(cluster: Cluster, client: Client, name: str) -> None:
     queue = Queue(name)
     with Client(cluster.address) as maker:
-        keys = [future.key for future in maker.map(divide, [1, 2, 3], [1, 1, 1])]
-        Queue(name, hall=maker).put_many(maker.map(abs, [-1, -2, -3]))
-        kept = set(tasks_of(client)) - set(keys)
-    eventually(lambda: not set(keys) & set(tasks_of(client)))
+        futures = maker.map(abs, [-1, -2, -3])
+        keys = {future.key for future in futures}
+        Queue(name, hall=maker).put_many(futures)
+        del futures
+    eventually(lambda: [tasks_of(client).get(key) for key in keys] == [{"guildhall"}] * 3)
 
     def take() -> int:
         return int(Queue(name).get().result())
 
     assert sorted(client.gather([client.submit(take) for _ in range(2)])) == [1, 2]
     assert queue.get().result() == 3
-    eventually(lambda: not {key for key in kept if key.startswith("abs")} & set(tasks_of(client)))
+    eventually(lambda: not keys & set(tasks_of(client)))
 
 
 def test_a_pending_and_a_failed_future_travel_too(client: Client, name: str) -> None:
@@ -478,3 +480,13 @@ def test_restart_starts_workers_anew_and_keeps_the_hall(cluster: Cluster, client
     assert lost.status == "cancelled"
     with Lock(name):
         assert client.submit(lambda: Lock(name).acquire(timeout=0)).result(timeout=30) is False
+
+
+def test_nothing_is_kept_that_nobody_has(client: Client) -> None:
+    """After all of the above."""
+    gc.collect()
+    client.run(gc.collect)
+    try:
+        eventually(lambda: not tasks_of(client))
+    except AssertionError:
+        raise AssertionError(f"kept: {tasks_of(client)}") from None

@@ -7,12 +7,13 @@ and what runs around a user's function in a worker. What users hold is made of i
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent import futures as standard
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from types import CoroutineType, TracebackType
 from typing import Any
@@ -153,12 +154,12 @@ class Engine:
 
     def result(self, future: distributed.Future, timeout_s: float | None) -> Any:
         """Its result. Raises what the task raised, in our words where it is Dask's own."""
-        with in_our_words(future.key):
+        with in_our_words(future.key, [future]):
             return self.ask(future._result(), timeout_s, f"future {future.key}")
 
     def results(self, futures: list[distributed.Future]) -> list[Any]:
         """All results; raises what the first one raised that failed."""
-        with in_our_words(futures[0].key if len(futures) == 1 else None):
+        with in_our_words(None, futures):
             return list(self.ask(self.client._gather(futures)))
 
     async def aresult(self, future: distributed.Future) -> Any:
@@ -172,13 +173,13 @@ class Engine:
         except BaseException:
             if not asked.done() or asked.cancelled():
                 raise  # It is the caller who is cancelled, or interrupted.
-        with in_our_words(future.key):
+        with in_our_words(future.key, [future]):
             return asked.result()
 
     def failure(self, future: distributed.Future, timeout_s: float | None) -> BaseException | None:
         """What the task raised, in our words; None if it did not, or was cancelled."""
         found = self.ask(future._exception(), timeout_s, f"future {future.key}")
-        return None if found is None else translated(found, future.key)
+        return None if found is None else _apart(found, translated(found, future.key), [future])
 
     def trace(self, future: distributed.Future, timeout_s: float | None) -> TracebackType | str | None:
         """Where it was raised."""
@@ -472,17 +473,31 @@ def _travelling(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def in_our_words(key: Any) -> Iterator[None]:
+def in_our_words(key: Any, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
     """What Dask says of its own, as errors of ours."""
     try:
         yield
-    except TimedOut:
+    except (Misuse, Broken, TimedOut):
         raise
-    except BaseException as error:
+    except Exception as error:
+        said = _apart(error, translated(error, key), futures)
+    except asyncio.CancelledError as error:
         said = translated(error, key)
-        if said is error:
-            raise
-        raise said from error.__cause__
+    else:
+        return
+    raise said from said.__cause__
+
+
+def _apart(error: BaseException, said: BaseException, futures: Iterable[distributed.Future]) -> BaseException:
+    """The error to raise: not the one that Dask keeps with the future, whose traceback would keep the future."""
+    if said is error:
+        with suppress(Exception):
+            said = copy.copy(error)
+        said.__cause__ = error.__cause__
+        traces = (one._state.traceback for one in futures if one._state and one._state.exception is error)
+        said.__traceback__ = next((trace for trace in traces if isinstance(trace, TracebackType)), None)
+    error.__traceback__ = None
+    return said
 
 
 def translated(error: BaseException, key: Any) -> BaseException:
