@@ -7,6 +7,7 @@ and what runs around a user's function in a worker. What users hold is made of i
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import threading
 import uuid
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent import futures as standard
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.metadata import version
 from types import CoroutineType, TracebackType
 from typing import Any
@@ -143,14 +145,16 @@ class Engine:
     def submit(self, function: Callable[..., Any], args: Any, kwargs: Any, key: str, options: Mapping[str, Any]) -> Any:
         """One call as a task of Dask. Raises Unpicklable."""
         with _sending(key):
-            return self.client.submit(Call(function), args, kwargs, key=key, pure=False, **options)
+            return self.client.submit(Call(function, key), args, kwargs, key=key, pure=False, **options)
 
     def map(self, function: Callable[..., Any], calls: Any, kwargs: Any, keys: list[str], options: Any) -> list[Any]:
         """Each call, a tuple of arguments, as a task. Raises Unpicklable."""
         if not calls:
             return []
         with _sending(keys[0]):
-            return list(self.client.map(Call(function), calls, keywords=kwargs, key=keys, pure=False, **options))
+            return list(
+                self.client.map(Call(function, keys[0]), calls, keywords=kwargs, key=keys, pure=False, **options)
+            )
 
     def result(self, future: distributed.Future, timeout_s: float | None) -> Any:
         """Its result. Raises what the task raised, in our words where it is Dask's own."""
@@ -274,7 +278,7 @@ class Engine:
     def run(self, function: Any, args: Any, kwargs: Any, workers: list[str], on_error: str) -> dict[str, Any]:
         """The call in each of these workers, beside its tasks: {address: result}."""
         with _sending("run"):
-            call = distributed.protocol.pickle.dumps((Call(function), args, kwargs))
+            call = distributed.protocol.pickle.dumps((Call(function, "run"), args, kwargs))
         found: dict[str, Any] = {}
         for address, end in self.ask(self.client._run(beside, call, workers=workers, on_error="return")).items():
             if not isinstance(end, BaseException):
@@ -426,15 +430,19 @@ def _sending(key: str) -> Iterator[None]:
 
 
 class Call:
-    """A user's function on its way: in the worker it runs in the hall, and what it raises travels home."""
+    """A user's function on its way: in the worker it runs in the hall, and what it raises travels home.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    It travels as bytes: the scheduler, which reads the calls, need not have the user's modules.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.data: bytes = distributed.protocol.pickle.dumps(function)
+        self.name = name
 
     def __call__(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         host = enter()
         try:
-            result = self.function(*args, **keywords)
+            result = _function(self.data)(*args, **keywords)
             return asyncio.run(result) if isinstance(result, CoroutineType) else result
         except BaseException as error:
             raise _travelling(error) from error.__cause__
@@ -442,7 +450,13 @@ class Call:
             host.flush()  # What the task let go of others may wait for, and no other op may come.
 
     def __repr__(self) -> str:
-        return f"guildhall {self.function!r}"
+        return f"guildhall {self.name}"
+
+
+@lru_cache(maxsize=256)
+def _function(data: bytes) -> Callable[..., Any]:
+    function: Callable[..., Any] = distributed.protocol.pickle.loads(data)
+    return function
 
 
 async def beside(pickled: bytes, dask_worker: Any) -> Any:
@@ -545,8 +559,14 @@ def in_task() -> bool:
 def give_way() -> Callable[[], None]:
     """Others run meanwhile, and the task goes on at once when its wait is over: it may hold what they wait for."""
     if in_task():
-        distributed.secede()
+        contextvars.Context().run(_leave_slot, distributed.get_worker())
     return _nothing
+
+
+def _leave_slot(of: Any) -> None:
+    """Not in the context of the task, which the event loop would hand on to the tasks that it begins now."""
+    worker._worker_cvar.set(of)
+    distributed.secede()
 
 
 def _nothing() -> None:

@@ -69,10 +69,9 @@ class Latch(Handle):
         """What is left, and how many wait."""
         from .statistics import LatchStatistics  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> LatchStatistics:
-            found = latch.look(txn, self._key, self._count)
-            return LatchStatistics(
-                self.name, found.count, found.left, len(waiters.line(txn, latch.LATCHES + self._key))
-            )
+        found, waiting = self._host.read(_look, self._key, self._count)
+        return LatchStatistics(self.name, found.count, found.left, waiting)
 
-        return self._host.read(look)
+
+def _look(txn: Any, key: bytes, count: int) -> tuple[Any, int]:
+    return latch.look(txn, key, count), len(waiters.line(txn, latch.LATCHES + key))

@@ -112,14 +112,10 @@ class RateLimiter(Handle):
         """The terms, and how many units went and are waited for."""
         from .statistics import RateLimiterStatistics  # Here: with it come the records of all kinds.
 
-        def look(txn: Any) -> RateLimiterStatistics:
-            found = limiter.look(txn, self._key, self._terms, _moment())
-            waiting = len(waiters.line(txn, limiter.LIMITS + self._key))
-            return RateLimiterStatistics(
-                self.name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
-            )
-
-        return self._host.read(look)
+        found, waiting = self._host.read(_look, self._key, self._terms, _moment())
+        return RateLimiterStatistics(
+            self.name, found.rate, found.per_ns / 1e9, found.burst or None, found.gone, found.queued, waiting
+        )
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -127,6 +123,10 @@ class RateLimiter(Handle):
 
     def __exit__(self, *exc: object) -> None:
         """What was let go is spent."""
+
+
+def _look(txn: Any, key: bytes, terms: Any, now: Moment) -> tuple[Any, int]:
+    return limiter.look(txn, key, terms, now), len(waiters.line(txn, limiter.LIMITS + key))
 
 
 def _moment() -> Moment:
