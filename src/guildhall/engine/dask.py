@@ -79,6 +79,7 @@ class Engine:
         """This is the host of the scheduler's hall."""
         self.host = host
         host.scheduler_id = self.scheduler_id
+        host.give_way = give_way  # Workers may be threads of a client's process.
         if host.nudge is None:
             self._sweeper = Sweeper(host)
 
