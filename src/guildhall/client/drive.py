@@ -69,12 +69,14 @@ def waiting(
     due: Callable[[Waiter], float | None] | None = None,
     *,
     is_owned: bool = False,
+    parked: Waiter | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
     `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
-    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError.
+    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError. `parked` stands in
+    line already.
     """
     if timeout_s == 0:
         answer = ask(None)
@@ -82,11 +84,13 @@ def waiting(
     until = deadline.after(timeout_s)
     owned = Owned() if is_owned and timeout_s is None else None
     while True:
-        waiter = host.waiter()
+        waiter = parked or host.waiter()
         try:
-            answer = ask(waiter)
-            if not isinstance(answer, Answer):
-                return answer
+            if parked is None:
+                answer = ask(waiter)
+                if not isinstance(answer, Answer):
+                    return answer
+            parked = None
             is_granted = yield Glance(waiter, deadline.left(until))
             while not is_granted and not host.is_told(waiters.is_granted, waiter):
                 left_s = deadline.left(until)

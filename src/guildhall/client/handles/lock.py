@@ -15,14 +15,14 @@ from ...hosts.embedded import EmbeddedHost
 from ...primitives import lock
 from ...primitives.condition import Guard
 from ...primitives.deadlock import Hold
-from ...primitives.op import BUSY
+from ...primitives.op import BUSY, Answer
 from ...store.transaction import Waiter
 from .. import drive
 from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
-from .held import _attempts, attempt_of, give_up, patience_s
+from .held import attempt_of, first_waiter, give_up, patience_s
 
 if TYPE_CHECKING:
     from .statistics import Statistics
@@ -71,27 +71,43 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or current.now or host_of(None)
-        if (self._was_busy or host.is_far) and timeout_s != 0:
+        if self._was_busy and timeout_s != 0 and not host.is_far:
             return drive.run(host, self._acquire_flow(host, timeout_s))
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
-        attempt = -next(_attempts)
+        waiter = first_waiter(host, timeout_s)
+        attempt = attempt_of(waiter)
         try:
-            answer = host.transact(lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s)
-            if answer is BUSY:  # Once is once: a flow that tries again could not give back what it then got.
-                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s))
-            self._grant = answer  # type: ignore[assignment]
+            if waiter is not None:
+                answer = self._ask(host, waiter)
+            else:
+                answer = host.transact(
+                    lock.acquire, self._key, session, self._handle, attempt, None, now(), self.lease_s
+                )
+            if isinstance(
+                answer, Answer
+            ):  # Once is once: a flow that tries again could not give back what it then got.
+                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s, waiter))
+            self._grant = answer
             return True
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
+            host.transact(lock.withdraw, self._key, waiter or Waiter(host.session, attempt, 0), now())
             raise
 
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         return patience_s(f"lock {self.name!r:.60}", blocking, timeout)
 
-    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
-        key, session, handle = self._key, host.session, self._handle
+    def _ask(self, host: EmbeddedHost, waiter: Waiter | None) -> lock.Lock | Answer:
+        key, number = self._key, attempt_of(waiter)
+        due = (lock.next_lapse, key, waiter)
+        return host.park(
+            waiter, (lock.look, key), due, lock.acquire, key, host.session, self._handle, number, waiter, now(),
+            self.lease_s,
+        )  # fmt: skip
+
+    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None, parked: Waiter | None = None) -> Flow[bool]:
+        key = self._key
         self._was_busy = False
 
         def granted(waiter: Waiter) -> Any:
@@ -100,22 +116,16 @@ class Lock(Handle):
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY
 
-        def ask(waiter: Waiter | None) -> Any:
-            number = attempt_of(waiter)
-            due = (lock.next_lapse, key, waiter)
-            return host.park(
-                waiter, (lock.look, key), due, lock.acquire, key, session, handle, number, waiter, now(), self.lease_s
-            )
-
         answer = yield from drive.waiting(
             host,
-            ask,
+            lambda waiter: self._ask(host, waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
             due=lambda waiter: self._due(host, waiter),
             is_owned=True,
+            parked=parked,
         )
         if answer is LATE:
             return False

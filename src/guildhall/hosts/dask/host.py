@@ -20,6 +20,7 @@ from ...store.transaction import Waiter
 from ..embedded import MAX_DROPPED, Call, EmbeddedHost, _nothing_to_do, _take
 from ..marks import LANES, Lane, Marks
 from .link import DirectLink, Link, SessionOver, Slot
+from .scheduler import NOT_YET
 
 AWAKE = 1 << 32
 """The bell of a wait that has none: its ring is told all the same."""
@@ -300,14 +301,20 @@ class DaskHost(EmbeddedHost):
         if bell < 0:
             self._due[number] = ahead
             return
+        if ahead == NOT_YET:
+            self._wake(self._routes.get(number, bell))
+            return
         if ahead is not None:
             self._ahead[number] = ahead
         self._told[number] = None
+        self._wake(self._routes.pop(number, bell))
         if len(self._told) > _MAX_TOLD:  # Of those who had left already, nobody asks.
             for old in list(itertools.islice(self._told, _MAX_TOLD // 2)):
                 self._told.pop(old, None)
                 self._ahead.pop(old, None)
-        found = self._bells_by_number.get(self._routes.pop(number, bell))
+
+    def _wake(self, bell: int) -> None:
+        found = self._bells_by_number.get(bell)
         if found is not None:
             found.finish()
 
@@ -322,9 +329,7 @@ class DaskHost(EmbeddedHost):
 
     def ring(self, waiter: Waiter) -> None:
         """Wake a sleeper of this process."""
-        found = self._bells_by_number.get(waiter.bell)
-        if found is not None:
-            found.finish()
+        self._wake(waiter.bell)
 
     def done(self, bell: Any) -> None:
         for number in bell.waits:

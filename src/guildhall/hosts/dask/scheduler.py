@@ -31,9 +31,13 @@ from . import wire
 PROTOCOL = 1
 GRACE_S = 3.0
 """So long a process whose connection broke may take to come back, if Dask does not say that it is gone."""
+ORPHANS_GRACE_S = 0.25
+"""So long a forked child may, of which Dask knows nothing: when a process ends, its connection does."""
 READ_BYTES = 1 << 16
 """What is read at a time: others have their turn in between."""
 MAX_AHEAD = 1 << 14
+NOT_YET = ()
+"""Told with a ring that grants nothing."""
 Call = tuple[Any, ...]
 _SINCE_1970 = 1e9
 """Seconds above this are of the wall clock, those below since the machine was started."""
@@ -148,7 +152,7 @@ class SchedulerHall:
     def lost(self, seat: Seat) -> None:
         """Its connection is gone. It may come back."""
         if seat.number in self.seats and not self._is_closed:
-            seat.timer = self.loop.call_later(GRACE_S, self._give_up, seat)
+            seat.timer = self.loop.call_later(GRACE_S if seat.owner else ORPHANS_GRACE_S, self._give_up, seat)
 
     def _give_up(self, seat: Seat) -> None:
         if seat.line is None:
@@ -241,6 +245,9 @@ class SchedulerHall:
         """Called behind the commit that granted the wait."""
         seat = self.seats.get(waiter.session)
         if seat is None:
+            return
+        if not self.store.read(sessions.is_granted, waiter):  # It is to look for something else.
+            seat.tell(waiter.number, waiter.bell, NOT_YET)
             return
         ahead, answer = seat.ahead.pop(waiter.number, None), None
         if ahead:
