@@ -53,7 +53,7 @@ def test_an_existing_cluster_is_used(name: str) -> None:
 def test_the_address_may_be_in_the_environment(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("GUILDHALL", cluster.address)
     with Client(n_workers=4) as client:  # What a cluster is started with changes nothing.
-        assert len(client.nthreads()) == 2
+        client.wait_for_workers(2, timeout=60)
         Variable(name).set(1)
     script = f"from guildhall import Variable; print(Variable({name!r}).get())"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -128,12 +128,9 @@ def test_a_scheduler_without_guildhall(tmp_path: Path, without_guildhall: Path) 
 
 def test_workers_without_guildhall(tmp_path: Path, without_guildhall: Path) -> None:
     options = ("--preload", str(without_guildhall))
-    with Cluster(tmp_path / "cluster", 0, worker_options=options, has_nannies=False) as made:
-        with Client(made.address) as early:
-            made.add_workers(1)
-            early.wait_for_workers(1, timeout=60)
-            with pytest.raises(HallRefused, match=r"worker.*pip install 'guildhall\[dask\]=="):
-                early.submit(abs, 1).result(timeout=60)
+    with Cluster(tmp_path / "cluster", 1, worker_options=options, has_nannies=False) as made:
+        with distributed.Client(made.address, set_as_default=False) as native:
+            native.wait_for_workers(1, timeout=60)
         with pytest.raises(HallRefused, match=r"worker at tcp.*pip install 'guildhall\[dask\]=="):
             Client(made.address)
 

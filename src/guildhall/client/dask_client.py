@@ -91,13 +91,13 @@ class DaskClient(Client):
         if key is not None:
             expect_key(key)
         elif self._is_pure(pure) and not actor:
-            key = dask.pure_key(function, name, substitute(args), substitute(kwargs))
+            key = dask.pure_key(function, name, self._substituted(args), self._substituted(kwargs))
         options = _options(retries, priority, workers, resources, allow_other_workers)
         if actor:
             options["actor"] = True
         with dask.meeting() as held:
             made = self.engine.submit(
-                function, substitute(args), substitute(kwargs), key or dask.fresh_key(name), options
+                function, self._substituted(args), self._substituted(kwargs), key or dask.fresh_key(name), options
             )
         return DaskFuture(self.engine, made, held)
 
@@ -119,13 +119,16 @@ class DaskClient(Client):
         if not iterables:
             raise WrongType("map: expected at least one iterable")
         name = submission.expect_call(function, retries, priority)
-        calls = [substitute(call) for call in zip(*iterables, strict=False)]
-        keywords = substitute(kwargs)
+        calls = [self._substituted(call) for call in zip(*iterables, strict=False)]
+        keywords = self._substituted(kwargs)
         keys = self._keys(function, name, calls, keywords, key, pure)
         options = _options(retries, priority, workers, resources, allow_other_workers)
         with dask.meeting() as held:
             made = self.engine.map(function, calls, keywords, keys, options)
         return [DaskFuture(self.engine, future, held) for future in made]
+
+    def _substituted(self, value: Any) -> Any:
+        return substitute(self.engine, value)
 
     def _keys(self, function: Any, name: str, calls: Any, keywords: Any, key: Any, pure: bool | None) -> list[str]:
         if key is None:
@@ -159,7 +162,7 @@ class DaskClient(Client):
     ) -> Any:
         """Futures of Dask collections, one for each; `sync=True`: their values."""
         made = self.engine.client.compute(
-            substitute(collections), sync=False, optimize_graph=optimize_graph, traverse=traverse, **options
+            self._substituted(collections), sync=False, optimize_graph=optimize_graph, traverse=traverse, **options
         )
         found = wrapped(self.engine, made)
         return self.gather(found) if sync else found
@@ -232,7 +235,7 @@ class DaskClient(Client):
 
     def who_has(self, futures: Any) -> dict[str, list[str]]:
         """Which workers have the results, by key."""
-        asked = [substitute(future) for future in expect_futures("who_has", futures)]
+        asked = [self._substituted(future) for future in expect_futures("who_has", futures)]
         return {key: list(found) for key, found in self.engine.client.who_has(asked).items()}
 
     # -- datasets -----------------------------------------------------------------------------------------------------
@@ -247,7 +250,7 @@ class DaskClient(Client):
             raise WrongType("publish_dataset: a value without a name; write publish_dataset(x=value) or give name=")
         for one, value in kwargs.items():
             try:
-                self.engine.client.publish_dataset(substitute(value), name=one, override=override)
+                self.engine.client.publish_dataset(self._substituted(value), name=one, override=override)
             except KeyError as error:
                 raise Taken(
                     f"dataset {one!r:.60}: the name is taken; unpublish it first, or give override=True"

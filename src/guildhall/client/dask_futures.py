@@ -187,7 +187,7 @@ class DaskFuture(Future):
     def call(self, actor: Native, name: str, args: Any, kwargs: Any) -> standard.Future[Any]:
         """Call a method of the actor that is this one's result. Futures in the arguments become their results."""
         if _has_futures((args, kwargs)):
-            args, kwargs = self.engine.gather_in((substitute(args), substitute(kwargs)))
+            args, kwargs = self.engine.gather_in(substitute(self.engine, (args, kwargs)))
         return self.engine.begin_call(actor, name, args, kwargs)
 
     def exception(self, timeout: Timeout = None) -> BaseException | None:
@@ -295,17 +295,20 @@ class DaskWatch:
         self.close()
 
 
-def substitute(value: Any) -> Any:
-    """The arguments with each of our futures in lists, tuples, sets and dict values replaced by Dask's."""
-    if isinstance(value, DaskFuture):
-        return value.inner
+def substitute(engine: Engine, value: Any) -> Any:
+    """The arguments with each of our futures in lists, tuples, sets and dict values replaced by Dask's.
+
+    Raises Misuse for one of another cluster.
+    """
     if isinstance(value, Future):
-        raise Misuse(f"future {value.key}: of another client or hall than it is given to; pass its result instead")
+        if not isinstance(value, DaskFuture) or value._scheduler != engine.scheduler_id:
+            raise Misuse(f"future {value.key}: of another client or hall than it is given to; pass its result instead")
+        return value.inner if value.engine is engine else engine.future(value.key)
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
-        return kind([substitute(item) for item in value])
+        return kind([substitute(engine, item) for item in value])
     if kind is dict:
-        return {key: substitute(item) for key, item in value.items()}
+        return {key: substitute(engine, item) for key, item in value.items()}
     return value
 
 

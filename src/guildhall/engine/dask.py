@@ -341,7 +341,9 @@ def _opened(given: Any, options: dict[str, Any]) -> distributed.Client:
     given = {} if given is None else {"address": given}
     try:
         return distributed.Client(**given, **{name: value for name, value in options.items() if value is not None})
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, TypeError) as error:  # TypeError: of a TLS address without what TLS needs.
+        if isinstance(error, TypeError) and "TLS" not in str(error):
+            raise
         where = given.get("address") or options.get("scheduler_file")
         raise Broken(
             f"cluster {where}: no scheduler of Dask answers there: {error}; see whether it runs, and whether it "
