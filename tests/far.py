@@ -30,6 +30,7 @@ class Far:
         self.thread = threading.Thread(target=self.loop.run_forever, name="guildhall-far", daemon=True)
         self.thread.start()
         self.hall = self.do(lambda: SchedulerHall(self.loop, path))
+        self.hall.orphans_grace_s = 0.0
         self.hall._do_test = self._test
         self.hall._do_bury = self._bury
         self.ends: list[socket.socket] = []

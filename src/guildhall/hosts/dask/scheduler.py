@@ -91,6 +91,7 @@ class SchedulerHall:
         self.seats: dict[int, Seat] = {}
         self.released: Callable[[str], None] = lambda key: None
         """Called with the key of a Dask task that nothing in the hall holds any more."""
+        self.orphans_grace_s = ORPHANS_GRACE_S
         self._is_closed = False
         self._thread = 0
         loop.call_soon_threadsafe(self._learn_thread)
@@ -152,7 +153,7 @@ class SchedulerHall:
     def lost(self, seat: Seat) -> None:
         """Its connection is gone. It may come back."""
         if seat.number in self.seats and not self._is_closed:
-            seat.timer = self.loop.call_later(GRACE_S if seat.owner else ORPHANS_GRACE_S, self._give_up, seat)
+            seat.timer = self.loop.call_later(GRACE_S if seat.owner else self.orphans_grace_s, self._give_up, seat)
 
     def _give_up(self, seat: Seat) -> None:
         if seat.line is None:
