@@ -22,7 +22,7 @@ with Client(n_workers=2) as client:
     print(treated)
     assert treated == ["a heart attack", "a broken arm", "a cough", "a cold"]
 
-    jobs = Queue("jobs")  # Every queue takes a priority, for one item now and then.
+    jobs = Queue("errands")  # Every queue takes a priority, for one item now and then.
     jobs.put("later")
     jobs.put("now", priority=-1)
     assert [jobs.get(), jobs.get()] == ["now", "later"]

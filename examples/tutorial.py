@@ -24,7 +24,7 @@ def show(what: str, got: object, expected: object) -> None:
         sys.exit(f"expected {what}: {expected}")
 
 
-client = Client(n_workers=4)
+client = Client(*sys.argv[1:2], n_workers=4)
 say(f"a cluster is up: {client}")
 
 # (a) A variable that tasks read.

@@ -49,6 +49,8 @@ LAYERS = (
     Layer("testing", ("testing",), (*ALL, "public names")),
 )
 ONE_PLACE = ("lmdb", "distributed", "ray", "dask", "joblib", "tqdm", "ipywidgets", "xarray")
+BESIDES = {"distributed": {"guildhall.engine.dask"}, "dask": {"guildhall.engine.dask"}}
+"""What may be imported in a second layer, and where: docs/decisions/0013-two-layers-know-dask.md."""
 LATE = (
     "distributed", "ray", "asyncio", "numpy", "psutil", "lmdb", "msgspec", "cloudpickle", "click",
     "dask", "joblib", "rich", "tqdm", "ipywidgets", "xarray",
@@ -202,8 +204,13 @@ def test_modules_import_each_other_in_no_circle() -> None:
 
 @pytest.mark.parametrize("outside", ONE_PLACE)
 def test_engine_of_others_is_imported_in_one_module(outside: str) -> None:
-    found = importers(SOURCES, outside)
+    found = importers(SOURCES, outside) - BESIDES.get(outside, set())
     assert len(found) <= 1, f"{outside} is imported in {', '.join(sorted(found))}: keep one, let the others call it"
+
+
+@pytest.mark.parametrize("outside", BESIDES)
+def test_what_is_imported_in_two_layers_is_needed_in_both(outside: str) -> None:
+    assert BESIDES[outside] < importers(SOURCES, outside), "what is not needed is no longer allowed"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -7,6 +7,7 @@ up or keeps old pages for long (`primitives/census.py`); so each thing is of one
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -327,7 +328,7 @@ def _tasks(hall: Looking, running: tuple[RunningTask, ...], max_objects: int) ->
 
 
 def _blobs(hall: Looking) -> Blobs:
-    files = blob_files(hall.directory)
+    files = blob_files(hall.directory) if os.path.isdir(hall.directory) else []  # In a scheduler they are no files.
     return Blobs(len(files), sum(file.size_bytes for file in files), sum(file.is_elsewhere for file in files))
 
 

@@ -13,10 +13,10 @@ from ..engine.local import payload, tasks
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from . import html, submission
+from . import html, places, submission
 from .cluster import LocalCluster
 from .executor import ClientExecutor
-from .futures import Future, cancel, results
+from .futures import Future, cancel
 from .purity import keys_of
 
 MISSING: Any = object()
@@ -28,25 +28,40 @@ _clients: list[Client] = []
 class Client:
     """Runs functions in worker processes. `Client()` starts a `LocalCluster`; a context manager.
 
+    `Client("tcp://host:port")`, or with a cluster or client of Dask, works on that cluster; so does a `Client()` where
+    GUILDHALL is such an address. Then the options that a cluster is started with change nothing.
+
     `Client()` while another one is open attaches to the cluster that it started, and in an interactive session so does
     a call with the same arguments: a cell of a notebook can be run again. The cluster ends with the last of them.
     """
 
     _pure = False
+    _place: Any = None
+    """The cluster of Dask that is meant, if it is one."""
+
+    def __new__(cls, cluster: Any = None, *args: Any, address: str | None = None, **options: Any) -> Self:
+        if cls is Client and (place := places.cluster_meant(cluster if address is None else address)) is not None:
+            made: Self = object.__new__(places.of_dask("DaskClient"))
+            made._place = place
+            return made
+        return object.__new__(cls)
 
     def __init__(
         self,
-        cluster: LocalCluster | None = None,
+        cluster: Any = None,
         *,
         n_workers: int | None = None,
         pure: bool = False,
         **options: Any,
     ) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
-            raise WrongType(f"Client: expected a LocalCluster or nothing, got {type(cluster).__name__}")
+            raise WrongType(
+                "Client: expected a LocalCluster, the address of a Dask cluster, or nothing, "
+                f"got {type(cluster).__name__}"
+            )
         self._pure = pure
         self._asked = None if cluster is not None else {"n_workers": n_workers, **options}
-        self.cluster = cluster or self._started_before() or LocalCluster(n_workers, **options)
+        self.cluster: Any = cluster or self._started_before() or LocalCluster(n_workers, **options)
         self.host = self.cluster.host
         self._is_open = True
         current.add_default(self.host)
@@ -154,8 +169,10 @@ class Client:
             return futures.result()
         if isinstance(futures, dict):
             return {key: self.gather(item, errors) for key, item in futures.items() if not self._skips(item, errors)}
-        if type(futures) is list and errors == "raise" and set(map(type, futures)) == {Future}:
-            return results(futures)
+        if type(futures) is list and errors == "raise":
+            kinds = set(map(type, futures))
+            if len(kinds) == 1 and issubclass(kind := kinds.pop(), Future):
+                return kind._results(futures)
         if isinstance(futures, list | tuple | set | frozenset):
             found = [self.gather(item, errors) for item in futures if not self._skips(item, errors)]
             return type(futures)(*found) if hasattr(futures, "_fields") else type(futures)(found)
@@ -423,6 +440,17 @@ class Executor(ClientExecutor):
     worker has cannot be cancelled. After `shutdown` a call raises RuntimeError.
     """
 
+    _around: Client | None = None
+    """The client found when none was given, of a Dask cluster."""
+
+    def __new__(cls, max_workers: int | None = None, *args: Any, client: Client | None = None, **options: Any) -> Self:
+        around = client or (_client_around() if max_workers is None else None)
+        if cls is Executor and hasattr(around, "engine"):
+            made: Self = object.__new__(places.of_dask("DaskExecutor"))
+            made._around = around
+            return made
+        return object.__new__(cls)
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -477,7 +505,9 @@ def _client_around() -> Client | None:
 def get_client() -> Client:
     """The client of the task around, or the newest one of this process. Raises NoHall (ValueError)."""
     if current.task is not None:
-        return TaskClient(current.task)
+        return places.of_dask("DaskTaskClient")() if current.task.is_far else TaskClient(current.task)
+    if not _clients and places.is_in_dask_task():  # A task that Dask was given itself.
+        return places.of_dask("DaskTaskClient")()  # type: ignore[no-any-return]
     if not _clients:
         raise NoHall("no client: make a Client() first, or call this in a task")
     return _clients[-1]

@@ -10,8 +10,7 @@ from typing import Any
 
 from .. import deadline
 from ..deadline import Timeout
-from . import drive
-from .futures import EndWatch, Future, expect_futures, expect_one_hall
+from .futures import Future, Watching, expect_futures, expect_one_hall
 
 
 class _Probe:
@@ -57,7 +56,7 @@ class as_completed:
         self._raise_errors = raise_errors
         self._pending: dict[Future, None] = {}
         self._ended: deque[Future] = deque()
-        self._watch: EndWatch | None = None
+        self._watch: Watching | None = None
         self.update(futures)
 
     def add(self, future: Future) -> None:
@@ -130,13 +129,10 @@ class as_completed:
             self._leave()
             raise StopIteration
         if self._watch is None:
-            self._watch = EndWatch(next(iter(self._pending))._host)
+            self._watch = next(iter(self._pending))._watch()
         try:
-            ended = drive.run(
-                self._watch.host,
-                self._watch.flow(
-                    self._pending, deadline.left(self._until), "as_completed", is_open=sys.getrefcount(self) > _ALONE
-                ),
+            ended = self._watch.wait(
+                self._pending, deadline.left(self._until), "as_completed", is_open=sys.getrefcount(self) > _ALONE
             )
         except BaseException:
             self._leave()

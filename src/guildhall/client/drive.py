@@ -72,27 +72,32 @@ def waiting(
     *,
     near_s: float = 0.0,
     is_owned: bool = False,
+    parked: Waiter | None = None,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
     `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung). So long
     before that, `near_s`, it is not slept any more: for what must not be late by as much as being woken takes.
-    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError.
+    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError. `parked` stands in
+    line already.
     """
     if timeout_s == 0:
         answer = ask(None)
         return LATE if isinstance(answer, Answer) else answer
     until = deadline.after(timeout_s)
+    near_s = 0.0 if host.is_far else near_s  # It would be awake at each look for longer than a ring takes.
     owned = Owned() if is_owned and timeout_s is None else None
     while True:
-        waiter = host.waiter()
+        waiter = parked or host.waiter()
         try:
-            answer = ask(waiter)
-            if not isinstance(answer, Answer):
-                return answer
+            if parked is None:
+                answer = ask(waiter)
+                if not isinstance(answer, Answer):
+                    return answer
+            parked = None
             is_granted = near_s == 0 and (yield Glance(waiter, deadline.left(until)))
-            while not is_granted and not host.read(waiters.is_granted, waiter):
+            while not is_granted and not host.is_told(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
                     if leave(waiter) if leave is not None else host.transact(waiters.withdraw, waiter):
@@ -161,6 +166,8 @@ class _Sleeper:
         if glance.is_near and glance.left_s is not None:
             return self._host.stay_awake(glance.left_s, waiters.is_granted, glance.waiter)
         self._host.flush()
+        if self._host.is_far:
+            return self._host.is_told(waiters.is_granted, glance.waiter)
         return self._host.look(glance.left_s, waiters.is_granted, glance.waiter)
 
     def pause(self, pause: Pause) -> None:
@@ -178,7 +185,7 @@ class _Sleeper:
         if pause.owned is not None:
             return self._keep_vigil(pause, self._bell)
         if self._armed != waiter:
-            if self._host.transact(waiters.arm, waiter, self._bell.number):
+            if self._host.arm(waiters.arm, waiter, self._bell.number):
                 self._armed = waiter
             return None  # Armed: the flow looks once more, for what happened before that rang for nobody.
         return self._bell
@@ -275,7 +282,7 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                     vigil.again()
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
-                if gives_way and host.give_way is not None and not host.read(waiters.is_granted, waiter):
+                if gives_way and host.give_way is not None and not host.is_told(waiters.is_granted, waiter):
                     go_on = host.give_way()
             except BaseException as error:
                 flow.throw(error)

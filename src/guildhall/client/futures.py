@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from weakref import WeakValueDictionary
 
 from .. import deadline
@@ -125,6 +125,33 @@ class Future:
             error = self._error(found)
             return [*facts, ("Error", f"{type(error).__name__}: {error}")]
         return [*facts, ("Result", "in shared memory, a blob" if found.blob else f"{len(found.data)} bytes")]
+
+    # -- many at once: each kind of future has its own way ------------------------------------------------------------
+
+    def _watch(self) -> Watching:
+        """What waits for futures of this kind and hall."""
+        return EndWatch(self._host)
+
+    @classmethod
+    def _results(cls, futures: list[Any]) -> list[Any]:
+        """The results in order. Raises what the first failed one raised."""
+        return results(futures)
+
+    @classmethod
+    def _cancel(cls, futures: list[Any], force: bool) -> None:
+        """As `Client.cancel`."""
+        for host in {future._host for future in futures}:
+            oids = [future._oid for future in futures if future._host is host]
+            running = host.read(tasks.running, oids) if force else []
+            host.transact(tasks.cancel, oids)
+            for session, oid in running:
+                order(host, session, "interrupt", oid)
+
+    @classmethod
+    def _fire(cls, futures: list[Any]) -> None:
+        """As `fire_and_forget`."""
+        for host in {future._host for future in futures}:
+            host.transact(tasks.fire, [future._oid for future in futures if future._host is host])
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -271,13 +298,12 @@ class Future:
 
 def cancel(futures: Any, force: bool = False) -> None:
     """As `Client.cancel`."""
-    every = expect_futures("cancel", futures)
-    for host in {future._host for future in every}:
-        oids = [future._oid for future in every if future._host is host]
-        running = host.read(tasks.running, oids) if force else []
-        host.transact(tasks.cancel, oids)
-        for session, oid in running:
-            order(host, session, "interrupt", oid)
+    for kind, every in _by_kind(expect_futures("cancel", futures)):
+        kind._cancel(every, force)
+
+
+def _by_kind(futures: list[Future]) -> list[tuple[type[Future], list[Future]]]:
+    return [(kind, [future for future in futures if type(future) is kind]) for kind in set(map(type, futures))]
 
 
 def results(futures: list[Future]) -> list[Any]:
@@ -375,8 +401,8 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
             future._ended(deadline.left(until))
     elif waited:
         expect_one_hall("wait", waited)
-        with EndWatch(waited[0]._host) as watch:
-            drive.run(watch.host, watch.flow(waited, deadline.left(until), "wait"))
+        with waited[0]._watch() as watch:
+            watch.wait(waited, deadline.left(until), "wait")
     done = {future for future in waited if future.done()}
     if any(future.cancelled() for future in done):
         raise CancelledError("a future that was waited for is cancelled")
@@ -385,9 +411,8 @@ def wait(fs: Iterable[Future], timeout: Timeout = None, return_when: str = "ALL_
 
 def fire_and_forget(futures: Any) -> None:
     """The tasks run to their end though nobody keeps a future of them; else the last one to go cancels its task."""
-    every = expect_futures("fire_and_forget", futures)
-    for host in {future._host for future in every}:
-        host.transact(tasks.fire, [future._oid for future in every if future._host is host])
+    for kind, every in _by_kind(expect_futures("fire_and_forget", futures)):
+        kind._fire(every)
 
 
 def expect_futures(what: str, given: Any) -> list[Future]:
@@ -407,8 +432,31 @@ def expect_one_hall(what: str, futures: Sequence[Future]) -> None:
         raise Misuse(f"{what}: futures of more than one client; watch those of each by themselves")
 
 
+class Watching(Protocol):
+    """Waits for any of several futures of one hall."""
+
+    def wait(self, pending: Iterable[Any], timeout_s: float | None, what: str, *, is_open: bool = False) -> list[Any]:
+        """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
+
+        If it `is_open`, more may be added to `pending` meanwhile, by one who then calls `nudge`.
+        """
+
+    def nudge(self) -> None:
+        """Look at what was added."""
+
+    def close(self) -> None:
+        """Wait no more."""
+
+    def abandon(self) -> None:
+        """As `close`, for a finalizer, which may run inside an operation."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class EndWatch:
-    """Waits for any of several futures of one hall. Stands in line at each once, with one bell for all."""
+    """Stands in line at each future once, with one bell for all."""
 
     def __init__(self, host: EmbeddedHost) -> None:
         self.host = host
@@ -417,13 +465,12 @@ class EndWatch:
         self._stated: Waiter | None = None
         """The one with the statement of what is waited for."""
 
-    def flow(
+    def wait(
         self, pending: Iterable[Future], timeout_s: float | None, what: str, *, is_open: bool = False
-    ) -> Flow[list[Future]]:
-        """Those that have ended, at least one. Raises TimedOut, on behalf of `what`.
+    ) -> list[Future]:
+        return drive.run(self.host, self._flow(pending, timeout_s, what, is_open))
 
-        If it `is_open`, more may be added to `pending` meanwhile, by one who then calls `nudge`.
-        """
+    def _flow(self, pending: Iterable[Future], timeout_s: float | None, what: str, is_open: bool) -> Flow[list[Future]]:
         until = deadline.after(timeout_s)
         host = self.host
         while True:

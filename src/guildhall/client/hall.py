@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,7 @@ from ..hosts import current, embedded
 from ..hosts.embedded import EmbeddedHost, home, open_hall, private_directory
 from ..hosts.place import resolved
 from ..store.keys import pack_name
+from . import places
 
 if TYPE_CHECKING:
     from ..hosts.observer import Observer
@@ -203,12 +205,28 @@ def host_of(given: Any) -> EmbeddedHost:
         raise WrongType(f"hall: expected a Hall or a Client, got {type(given).__name__} {given!r:.60}")
     if current.now is not None:
         return current.now
+    if "distributed.worker" in sys.modules and (found := _of_dask_worker()) is not None:
+        return found
     named = os.environ.get("GUILDHALL")
+    if places.is_address(named):
+        return places.of_dask("DaskClient")(named).host  # type: ignore[no-any-return]
     if named:
         opened = open(named)
         current.add_default(opened.host, is_last_choice=True)
         return opened.host
     raise NoHall("no hall: make a Client(), pass hall=guildhall.open(name), or set GUILDHALL to a hall's name or path")
+
+
+def _of_dask_worker() -> EmbeddedHost | None:
+    """The hall of the cluster whose worker this process is; from now on the one that is meant in it."""
+    from ..hosts import dask
+
+    try:
+        host = dask.of_worker()
+    except NoHall:
+        return None
+    current.add_default(host, is_last_choice=True)
+    return host
 
 
 def packed(kind: str, name: Any) -> bytes:

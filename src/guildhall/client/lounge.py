@@ -49,7 +49,7 @@ class Lounge:
         assert self._bell is not None
         bell, is_armed = self._bell.number, False
         try:
-            is_armed = hang(bell) if hang is not None else self._host.transact(waiters.arm, waiter, bell)
+            is_armed = hang(bell) if hang is not None else self._host.arm(waiters.arm, waiter, bell)
         finally:
             if not is_armed:
                 self.rest()
@@ -90,7 +90,7 @@ class Lounge:
     def _hear(self) -> None:
         assert self._bell is not None
         self._bell.hush()
-        for waiter in self._host.read(waiters.which_granted, tuple(self._waiting)):
+        for waiter in self._host.which_told(waiters.which_granted, tuple(self._waiting)):
             _let_go(self._waiting[waiter])
 
     def _see_death(self) -> None:

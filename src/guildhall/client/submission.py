@@ -47,7 +47,7 @@ def submit_all(
 
     With `keys`, calls of the same key share one run and one result.
     """
-    name = _check(function, retries, priority)
+    name = expect_call(function, retries, priority)
     code, uses, placed = _place(host, function, name, INLINE_FUNCTION_BYTES if is_single else MAP_FUNCTION_BYTES)
     spent = list(placed)
     futures: list[Future] = []
@@ -110,7 +110,7 @@ def _substituted(host: EmbeddedHost, args: Any, kwargs: Any, deps: list[bytes], 
         ) from None
 
 
-def _check(function: Any, retries: Any, priority: Any) -> str:
+def expect_call(function: Any, retries: Any, priority: Any) -> str:
     """Refuse what would kill every worker that reads it. Returns the function's name, as plain text."""
     if not callable(function):
         raise WrongType(f"submit: expected a function, got {type(function).__name__} {function!r:.60}")

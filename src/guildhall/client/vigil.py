@@ -38,20 +38,31 @@ class Vigil:
         self._bell = 0
         self._state = state
         self._stated: Statement | None = None
+        self._is_declared = False
         self._next_s = 0.0
 
     def begin(self, bell: int) -> bool:
         """Fall asleep, to be woken by that bell. False if it is granted; raises DeadlockError if it never could be."""
         self._bell = bell
-        return self._declare(self._state(False))
+        state = self._state(False)
+        if self._host.is_far:
+            is_asleep = self._host.arm(waiters.arm, self._waiter, bell)
+            self._bell = self._waiter.bell  # What rings there, whatever is woken here.
+            if state is None or not is_asleep:  # To declare would be a round trip, and most waits are short.
+                self._is_declared = not is_asleep
+                self._next_s = deadline.now() + AGAIN_S
+                return is_asleep
+        return self._declare(state)
 
     def again(self) -> None:
         """It goes on. Raises DeadlockError if it has turned out that it could never end."""
         if deadline.now() < self._next_s:
             return
         state = self._state(True)
-        if state != self._stated or (
-            state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits)
+        if (
+            state != self._stated
+            or not self._is_declared
+            or (state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits))
         ):
             self._declare(state, is_late=True)
         self._next_s = deadline.now() + AGAIN_S
@@ -63,7 +74,7 @@ class Vigil:
             state, answer = None, self._host.transact(waiters.arm, self._waiter, self._bell)
         if isinstance(answer, deadlock.Circle):
             raise DeadlockError(*answer)
-        self._stated = state
+        self._stated, self._is_declared = state, True
         self._next_s = deadline.now() + AGAIN_S
         return answer
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, TypeVar, cast
 
@@ -35,6 +35,8 @@ from .seats import private as private_seats
 from .seats import unmap as unmap_seats
 
 T = TypeVar("T")
+Call = tuple[Any, ...]
+"""An op and its arguments, behind the transaction."""
 Eyes = TypeVar("Eyes", bound="Observing")
 
 ROOM_BYTES = 32 << 20
@@ -64,6 +66,10 @@ class Observing(Protocol):
 
 class EmbeddedHost:
     """One process in one hall. Made by `open_hall`, which gives every opener of a hall in a process the same one."""
+
+    is_far = False
+    """Whether ops run in another process, so that each is a round trip. Then a wait rings from the beginning, and
+    whether it is granted is told, not looked up."""
 
     def __init__(self, place: Place, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool) -> None:
         self.directory = place.directory
@@ -376,6 +382,31 @@ class EmbeddedHost:
                 return False
         return True
 
+    def arm(self, arm: Callable[..., bool], waiter: Waiter, bell: int) -> bool:
+        """Have the waiter's grant ring that bell. False if it is granted already. The op does it, if one is needed."""
+        return self.transact(arm, waiter, bell)
+
+    def is_told(self, is_granted: Callable[..., bool], waiter: Waiter) -> bool:
+        """Whether the waiter is granted. The op looks, if that has not been told."""
+        return self.read(is_granted, waiter)
+
+    def which_told(self, which_granted: Callable[..., list[Waiter]], many: tuple[Waiter, ...]) -> list[Waiter]:
+        """Those of the waiters that are granted."""
+        return self.read(which_granted, many)
+
+    def park(self, waiter: Waiter | None, granted: Call, due: Call, op: Callable[..., T], *args: Any) -> T:
+        """As `transact`, of an op that may park the waiter. What is `granted` and `due` are ops that read, with their
+        arguments: a far host lets the answer of one come with the ring, and of the other when it parks."""
+        return self.transact(op, *args)
+
+    def read_granted(self, waiter: Waiter, op: Callable[..., T], *args: Any) -> T:
+        """What came with the ring of the waiter; else the op reads it."""
+        return self.read(op, *args)
+
+    def read_due(self, waiter: Waiter, op: Callable[..., T], *args: Any) -> T:
+        """What came as the waiter was parked, once; else the op reads it."""
+        return self.read(op, *args)
+
     def bury_dead(self) -> list[int]:
         """Bury every session whose process is gone."""
         dead = [
@@ -440,6 +471,14 @@ class EmbeddedHost:
         assert self._store is not None, "a host has a store from its joining on"
         return self._store
 
+    def now(self) -> float:
+        """The clock of the hall: that of the machine where its ops run."""
+        return deadline.now()
+
+    def wall(self) -> float:
+        """Its wall clock."""
+        return deadline.wall()
+
     # -- blobs --------------------------------------------------------------------------------------------------------
 
     def at(self, *names: str) -> str:
@@ -448,6 +487,14 @@ class EmbeddedHost:
 
     def blob_path(self, blob: str) -> str:
         return self._place.at("blobs", blob)
+
+    def lay(self, blob: str, parts: Sequence[memoryview]) -> list[list[int]]:
+        """Send a large value to a hall that is far. For each part, the numbers of its pieces there."""
+        raise NotImplementedError
+
+    def fetch(self, blob: str, places: Sequence[Sequence[int]]) -> list[bytearray]:
+        """The parts of a large value from a hall that is far. Raises FileNotFoundError if it has gone."""
+        raise NotImplementedError
 
     def remove_blob(self, blob: str) -> None:
         _remove_blob(self.blob_path(blob))

@@ -213,10 +213,11 @@ def due(txn: Txn, waiter: Waiter) -> int | None:
     return None if want is None else WANT.unpack(want).at_ns
 
 
-def turn(txn: Txn, name: bytes, terms: Terms, now: Moment, waiter: Waiter) -> int | None:
-    """Let all go whose time has come. None if the waiter is among them, else when to call again."""
+def turn(txn: Txn, name: bytes, terms: Terms, now: Moment, waiter: Waiter, is_awake: bool = True) -> int | None:
+    """Let all go whose time has come. None if the waiter is among them, else when to call again. If it is awake, which
+    who asks is unless the hall is far, it need not be rung."""
     limit, ns = _current(txn, name, terms, now)
-    limit = _serve(txn, name, limit, ns, waiter)
+    limit = _serve(txn, name, limit, ns, waiter if is_awake else None)
     txn.put(LIMITS + name, LIMIT.pack(limit))
     packed = waiters.want(txn, waiter)
     if packed is None:
@@ -232,13 +233,13 @@ def turn(txn: Txn, name: bytes, terms: Terms, now: Moment, waiter: Waiter) -> in
     return at_ns
 
 
-def _serve(txn: Txn, name: bytes, limit: Limit, ns: int, awake: Waiter) -> Limit:
-    """Let all go whose time has come. Who asks for that is awake, and need not be rung."""
+def _serve(txn: Txn, name: bytes, limit: Limit, ns: int, awake: Waiter | None) -> Limit:
+    """Let all go whose time has come. Who is awake need not be rung."""
     while (first := waiters.head(txn, LIMITS + name)) is not None:
         number = WANT.unpack(first[1]).number
         if _due_ns(txn, name, limit, number) > ns:
             break
-        if first[0][:2] == awake[:2]:
+        if awake is not None and first[0][:2] == awake[:2]:
             waiters.withdraw(txn, awake)
         else:
             waiters.unpark(txn, LIMITS + name)

@@ -14,6 +14,7 @@ from ..store.transaction import Txn
 from .values import is_litter as is_litter
 from .values import object_id as object_id
 from .values import release_for as release_for
+from .waiters import is_granted as is_granted
 
 SESSIONS = b"\x02"
 NEXT_SESSION = b"\x01s"

@@ -33,6 +33,12 @@ def attempt_of(waiter: Waiter | None) -> int:
     return -next(_attempts) if waiter is None else waiter.number
 
 
+def first_waiter(host: EmbeddedHost, timeout_s: float | None) -> Waiter | None:
+    """What a first attempt brings: nothing, as it is cheap and mostly enough; but to a far hall, a waiter, as it may
+    have to wait, and that is to be one round trip, too."""
+    return host.waiter() if host.is_far and timeout_s != 0 else None
+
+
 def patience_s(what: str, blocking: bool, timeout: Timeout) -> float | None:
     """How long to wait, from the two arguments of an acquire. Raises Misuse if they contradict each other."""
     if blocking:
@@ -74,18 +80,21 @@ class Held(Handle):
 
     def _take(self, want: int, timeout_s: float | None) -> bool:
         host = self._given or current.now or host_of(None)
-        number = -next(_attempts)
+        waiter = first_waiter(host, timeout_s)
+        number = attempt_of(waiter)
         try:
-            if self._ask(host, want, number, None) is not BUSY:
+            if not isinstance(self._ask(host, want, number, waiter), Answer):
                 return True
-            return timeout_s != 0 and drive.run(host, self._take_flow(host, want, timeout_s))
+            return timeout_s != 0 and drive.run(host, self._take_flow(host, want, timeout_s, waiter))
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            self._undo(host, want, Waiter(host.session, number, 0))
+            self._undo(host, want, waiter or Waiter(host.session, number, 0))
             raise
 
-    def _take_flow(self, host: EmbeddedHost, want: int, timeout_s: float | None) -> Flow[bool]:
+    def _take_flow(
+        self, host: EmbeddedHost, want: int, timeout_s: float | None, parked: Waiter | None = None
+    ) -> Flow[bool]:
         answer = yield from drive.waiting(
             host,
             lambda waiter: self._ask(host, want, attempt_of(waiter), waiter),
@@ -94,6 +103,7 @@ class Held(Handle):
             timeout_s,
             leave=lambda waiter: self._leave(host, want, waiter),
             is_owned=True,
+            parked=parked,
         )
         return answer is not LATE
 

@@ -16,14 +16,14 @@ from ...hosts.seats import is_about, seat_of, word_of
 from ...primitives import lock
 from ...primitives.condition import Guard
 from ...primitives.deadlock import Hold
-from ...primitives.op import BUSY
+from ...primitives.op import BUSY, Answer
 from ...store.transaction import Waiter
 from .. import drive
 from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
-from .held import _attempts, attempt_of, give_up, patience_s
+from .held import attempt_of, first_waiter, give_up, patience_s
 
 if TYPE_CHECKING:
     from .statistics import Statistics
@@ -78,9 +78,12 @@ class Lock(Handle):
         if host.seats[self._seat] < 0 and timeout_s != 0:
             self._let_pass(host, timeout_s)
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
-        attempt = -next(_attempts)
+        waiter = first_waiter(host, timeout_s)
+        attempt = attempt_of(waiter)
         try:
-            if self._was_busy and timeout_s != 0:
+            if waiter is not None:
+                answer = self._ask(host, waiter)
+            elif self._was_busy and timeout_s != 0:
                 answer = self._from_seat(host, session, attempt, timeout_s)
             else:
                 answer = host.transact(
@@ -88,14 +91,14 @@ class Lock(Handle):
                 )
                 if answer is BUSY and timeout_s != 0:
                     answer = self._from_seat(host, session, attempt, timeout_s)
-            if answer is BUSY:  # Once is once: a flow that tries again could not give back what it then got.
-                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s))
+            if isinstance(answer, Answer):  # Once is once: a flow that tries again could not give back what it got.
+                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s, waiter))
             self._grant = answer
             return True
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
+            host.transact(lock.withdraw, self._key, waiter or Waiter(host.session, attempt, 0), now())
             raise
 
     def _let_pass(self, host: EmbeddedHost, timeout_s: float | None) -> None:
@@ -145,27 +148,34 @@ class Lock(Handle):
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         return patience_s(f"lock {self.name!r:.60}", blocking, timeout)
 
-    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
-        key, session, handle = self._key, host.session, self._handle
+    def _ask(self, host: EmbeddedHost, waiter: Waiter | None) -> lock.Lock | Answer:
+        key, number = self._key, attempt_of(waiter)
+        due = (lock.next_lapse, key, waiter)
+        return host.park(
+            waiter, (lock.look, key), due, lock.acquire, key, host.session, self._handle, number, waiter, now(),
+            self.lease_s,
+        )  # fmt: skip
+
+    def _acquire_flow(self, host: EmbeddedHost, timeout_s: float | None, parked: Waiter | None = None) -> Flow[bool]:
+        key = self._key
         self._was_busy = False
 
         def granted(waiter: Waiter) -> Any:
             self._was_busy = True
-            held = host.read(lock.look, key)
+            held = host.read_granted(waiter, lock.look, key)
             mine = held is not None and (held.session, held.grant) == (waiter.session, waiter.number)
             return held if mine else BUSY
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: host.transact(
-                lock.acquire, key, session, handle, attempt_of(waiter), waiter, now(), self.lease_s
-            ),
+            lambda waiter: self._ask(host, waiter),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
             due=lambda waiter: self._due(host, waiter),
             is_owned=True,
+            parked=parked,
         )
         if answer is LATE:
             return False
@@ -174,10 +184,10 @@ class Lock(Handle):
 
     def _due(self, host: EmbeddedHost, waiter: Waiter) -> float | None:
         """See to it that who waits takes over when the holder's lease is over; in how many seconds to look again."""
-        lapse_at = host.read(lock.next_lapse, self._key, waiter)
+        lapse_at = host.read_due(waiter, lock.next_lapse, self._key, waiter)
         if lapse_at is None:
             return None
-        left_s = lapse_at - now()
+        left_s = lapse_at - host.now()
         if left_s <= 0:
             host.transact(lock.lapse, self._key, now())
         return max(0.0, left_s)
@@ -236,7 +246,7 @@ class Lock(Handle):
         token = self._token(host, grant)
         if token is None or held is None or held.token != token:
             raise lock.refusal(self._key, held, host.session, self._handle, token)
-        late_s = 0.0 if held.until is None else now() - held.until
+        late_s = 0.0 if held.until is None else host.now() - held.until
         if late_s > 0:
             raise LockLost(
                 f"lock {self.name!r:.60}: its lease of {self.lease_s:g} s ran out {late_s:.3f} s ago, and another may "
@@ -256,8 +266,9 @@ class Lock(Handle):
 
     def locked(self) -> bool:
         """Whether anybody holds the lock of this name. A lease that ran out counts as free: whoever asks gets it."""
-        held = self._host.read(lock.look, self._key)
-        return held is not None and not (held.until is not None and lock.has_lapsed(held, now()))
+        host = self._host
+        held = host.read(lock.look, self._key)
+        return held is not None and not (held.until is not None and lock.has_lapsed(held, host.now()))
 
     @property
     def fencing_token(self) -> int | None:

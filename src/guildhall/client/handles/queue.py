@@ -96,7 +96,9 @@ class Queue(Handle):
         try:
             if rank or due:
                 stored = queue.item(stored, rank, due)
-            answer = host.transact(queue.put, self._key, self.maxsize, stored, None)
+            answer: Any = BUSY
+            if not host.is_far or not self.maxsize or timeout_s == 0:  # Else it is one round trip, also if it waits.
+                answer = host.transact(queue.put, self._key, self.maxsize, stored, None)
             if answer is not True:
                 drive.run(host, self._put_flow(host, stored, timeout_s, answer))
         finally:
@@ -113,7 +115,7 @@ class Queue(Handle):
             return host.read(waiters.is_gone, waiter) or host.transact(queue.collect_put, waiter)
 
         if answer is None:
-            answer = ask(None)
+            answer = BUSY if host.is_far and self.maxsize and timeout_s != 0 else ask(None)
         if answer is BUSY and timeout_s == 0:
             answer = LATE
         elif answer is BUSY:
@@ -186,14 +188,19 @@ class Queue(Handle):
         lane = host.lane()
         lane.number = number = lane.number + lane.step
         try:
-            try:
-                taken: Any = host.transact(
-                    queue.get, self._key, self.maxsize, want, lane.session, None, _wall(), lane.key, number, lane.spent
-                )
-            except StoreFull:
-                taken = self._unguarded(host, lane, queue.get, self.maxsize, want, lane.session, None, _wall())
+            if host.is_far and timeout_s != 0:  # One round trip, also if it has to wait.
+                taken: Any = BUSY
+            else:
+                try:
+                    taken = host.transact(
+                        queue.get, self._key, self.maxsize, want, lane.session, None, _wall(), lane.key, number,
+                        lane.spent,
+                    )  # fmt: skip
+                except StoreFull:
+                    taken = self._unguarded(host, lane, queue.get, self.maxsize, want, lane.session, None, _wall())
             if taken.__class__ is not tuple and not isinstance(taken, Batch):
-                lane.words[lane.index] = lane.number
+                if not host.is_far:
+                    lane.words[lane.index] = lane.number
                 taken = drive.run(host, self._get_flow(host, lane, timeout_s, want, taken))
             if taken.__class__ is tuple and batch is False:
                 spent, item = taken
@@ -268,6 +275,7 @@ class Queue(Handle):
             self._release(host, items)
         elif not spent:  # What is too much to be in hand until the next get goes soon.
             host.errand(_Arrival(host, lane))
+            host.hurry()  # It keeps what it uses.
         return read if batch else read[0], spent
 
     def _sort_out(self, host: EmbeddedHost, lane: Lane, items: tuple[bytes, ...], unreadable: list[int]) -> None:
@@ -289,7 +297,7 @@ class Queue(Handle):
     ) -> Flow[Light | Batch]:
         """`answer` is that of an attempt made already."""
         if answer is None:
-            answer = self._try_get(host, lane, want, None)
+            answer = BUSY if host.is_far and timeout_s != 0 else self._try_get(host, lane, want, None)
 
         def ask(waiter: Waiter | None) -> Any:
             return self._try_get(host, lane, want, waiter)
@@ -334,7 +342,7 @@ class Queue(Handle):
         due = host.read(queue.due, self._key)
         if not due:
             return None
-        left_s = due - _wall()
+        left_s = due - host.wall()
         if left_s <= 0:
             host.transact(queue.ripen, self._key, _wall())
         return max(left_s, 0.0)
@@ -395,7 +403,7 @@ class Queue(Handle):
         def ask(waiter: Waiter | None) -> Any:
             return host.transact(delivery.take, key, self.maxsize, session, attempt, limit, waiter, _wall())
 
-        answer = ask(None)
+        answer = BUSY if host.is_far and timeout_s != 0 else ask(None)
 
         def collect(waiter: Waiter) -> Any:
             return host.transact(delivery.collect, key, waiter, attempt, limit)

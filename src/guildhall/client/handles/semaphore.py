@@ -77,10 +77,12 @@ class Semaphore(Leasing):
             self._born = answer.born
         return answer
 
-    def _take_flow(self, host: EmbeddedHost, want: int, timeout_s: float | None) -> Flow[bool]:
+    def _take_flow(
+        self, host: EmbeddedHost, want: int, timeout_s: float | None, parked: Waiter | None = None
+    ) -> Flow[bool]:
         if not self._born:  # So that one who waits is told when it is closed.
             self._born = host.transact(semaphore.register, self._key, self.max_leases).born
-        return (yield from super()._take_flow(host, want, timeout_s))
+        return (yield from super()._take_flow(host, want, timeout_s, parked))
 
     def release(self) -> bool:
         """Give one lease back. Raises NotHeld (RuntimeError, ValueError) if this object holds none.

@@ -21,6 +21,8 @@ from . import hugepages, mapping
 ALIGN = 64
 BLOB = b"B"
 _DESCRIPTION = msgspec.msgpack.Decoder(tuple[str, list[int]])
+FAR = b"F"
+"""How the stored value begins of one that is in pieces at a hall which is far."""
 _numbers = itertools.count(1)
 
 
@@ -34,6 +36,10 @@ def write(host: EmbeddedHost, oid: bytes, pickled: bytes, buffers: Sequence[pick
     returns, and never elsewhere: a temporary directory may be empty when the machine starts again.
     """
     host.settle()  # Room first: what was let go may be as large.
+    if host.is_far:
+        parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+        name = f"{host.session}-{next(_numbers)}-{oid.hex()}"
+        return FAR + msgspec.msgpack.encode((name, host.lay(name, parts), sum(part.nbytes for part in parts))), name
     from . import spilling  # Which a worker without large values does not need.
 
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
@@ -96,6 +102,10 @@ def _write_all(fd: int, part: memoryview, at: int) -> None:
 
 def read(host: EmbeddedHost, data: bytes) -> Any:
     """The value: its buffers are mapped copy-on-write, so it is writable and shared until written."""
+    if data[:1] == FAR:
+        blob, places, _ = msgspec.msgpack.decode(data[1:])
+        whole = host.fetch(blob, places)
+        return pickle.loads(whole[0], buffers=whole[1:])
     blob, sizes = _described(host, data)
     fd = _open(host, blob)
     try:
@@ -139,4 +149,5 @@ def _open(host: EmbeddedHost, blob: str) -> int:
 
 def size_bytes(data: bytes) -> int:
     """How large the value is, without a look at its file."""
-    return sum(msgspec.msgpack.decode(data[1:])[1])
+    found = msgspec.msgpack.decode(data[1:])
+    return found[2] if data[:1] == FAR else sum(found[1])

@@ -48,6 +48,14 @@ def _portable(error: BaseException) -> bytes:
     return pickle.dumps(Exception(_words(error)))
 
 
+def travels(error: BaseException) -> bool:
+    """Whether its pickle comes back the same."""
+    try:
+        return str(pickle.loads(payload.cloudpickled(error))) == str(error)
+    except BaseException:
+        return False
+
+
 class _Parts:
     """Stands for an exception in a pickle, and is read back as one without asking its constructor."""
 

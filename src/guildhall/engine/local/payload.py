@@ -138,7 +138,7 @@ def decode(host: EmbeddedHost, data: bytes, held: tuple[bytes, ...] = ()) -> Any
             if found is None:
                 raise HallDamaged(f"hall {host.directory}: a large value is gone; set or put it anew")
             data = found.data
-        if data[:1] == blobs.BLOB:
+        if data[:1] in (blobs.BLOB, blobs.FAR):
             return blobs.read(host, data)
         if data[:1] != PICKLE:
             raise HallDamaged(f"hall {host.directory}: a value begins with {data[:1]!r}; it is damaged, set it anew")
@@ -183,4 +183,4 @@ def size_bytes(txn: Txn, value: bytes) -> int:
     if data[:1] == REFERENCE:
         found = values.look(txn, data[1:])
         data = b"" if found is None else found.data
-    return blobs.size_bytes(data) if data[:1] == blobs.BLOB else len(data)
+    return blobs.size_bytes(data) if data[:1] in (blobs.BLOB, blobs.FAR) else len(data)

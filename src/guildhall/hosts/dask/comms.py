@@ -1,0 +1,227 @@
+"""The one place that knows `distributed`: its plugin, its connections, and what of it this process is.
+
+A connection to the hall begins as one of Dask's to the scheduler's own address: its TLS, its handshake, the port that
+is open anyway. Then both ends take the socket out of Dask's hands, and speak frames of ours over it (`wire`): an
+operation is one message there and one back, from the thread that waits for it, with no event loop in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socket
+import threading
+from importlib.metadata import version
+from typing import Any
+
+from ...errors import Broken, HallRefused
+from .scheduler import PROTOCOL, Line, SchedulerHall
+
+try:
+    import distributed
+    from distributed.comm.core import connect as connect_comm
+    from distributed.core import Status
+    from distributed.diagnostics.plugin import SchedulerPlugin
+    from distributed.scheduler import Scheduler
+except ImportError as error:
+    raise ImportError("a Dask cluster needs 'distributed': pip install 'guildhall[dask]'") from error
+
+NAME = "guildhall"
+VERSION = version("guildhall")
+DIAL_S = 30.0
+"""So long a scheduler that does not answer is tried."""
+
+
+# -- in the scheduler -------------------------------------------------------------------------------------------------
+
+
+class HallPlugin(SchedulerPlugin):  # type: ignore[misc]
+    """Puts the hall into a scheduler, and tells it who has gone."""
+
+    name = NAME
+    idempotent = True
+
+    async def start(self, scheduler: Any) -> None:
+        install(scheduler)
+
+    def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
+        scheduler.extensions[NAME].bury_of(worker)
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        scheduler.extensions[NAME].bury_of(client)
+
+    async def close(self) -> None:
+        for scheduler in Scheduler._instances:
+            if scheduler.plugins.get(NAME) is self and NAME in scheduler.extensions:
+                scheduler.extensions[NAME].close()
+
+
+def install(scheduler: Any) -> SchedulerHall:
+    """The hall of the scheduler, which is made if there is none. `GUILDHALL_STORE` in its environment is a path: then
+    it is kept there, and is as it was when another scheduler takes it up."""
+    hall: SchedulerHall | None = scheduler.extensions.get(NAME)
+    if hall is None:
+        hall = SchedulerHall(scheduler.loop.asyncio_loop, os.environ.get("GUILDHALL_STORE"))
+        hall.released = lambda key: scheduler.client_releases_keys(keys=[key], client=NAME)
+        scheduler.extensions[NAME] = hall
+        scheduler.handlers["guildhall_hello"] = _hello
+        scheduler.handlers["guildhall_line"] = _liner(hall)
+        if NAME not in scheduler.plugins:
+            scheduler.add_plugin(HallPlugin(), name=NAME)
+    return hall
+
+
+async def _hello() -> dict[str, Any]:
+    """Whoever wants to come in learns first whether it would be understood."""
+    return {"version": VERSION, "protocol": PROTOCOL}
+
+
+def _liner(hall: SchedulerHall) -> Any:
+    async def guildhall_line(comm: Any, number: int, token: bytes, role: str, pid: int, owner: str) -> Any:
+        """Make the connection a line of that session's, or of a new one's."""
+        sock, left = _taken_over(comm)
+        seat = hall.find(number, token) if number else hall.enter(role, pid, owner)
+        Line(hall, seat, sock, left)
+        return Status.dont_reply
+
+    return guildhall_line
+
+
+def _taken_over(comm: Any) -> tuple[socket.socket, bytes]:
+    """The connection's socket, which Dask forgets, and what was read from it already."""
+    stream = comm.stream
+    left = bytes(stream._read_buffer[: stream._read_buffer_size])
+    sock: socket.socket = stream.socket
+    stream.set_close_callback(None)
+    stream.io_loop.remove_handler(sock)
+    stream.socket = None
+    comm._finalizer.detach()
+    comm.stream, comm._closed = None, True
+    return sock, left
+
+
+# -- in a client or a worker ------------------------------------------------------------------------------------------
+
+
+def hall_here(address: str) -> SchedulerHall | None:
+    """The hall, if its scheduler is in this process."""
+    for scheduler in list(Scheduler._instances):
+        if getattr(scheduler, "_address", None) == address or address in getattr(scheduler, "_addresses", ()):
+            return install(scheduler)
+    return None
+
+
+def dial(address: str, security: Any, greeting: dict[str, Any]) -> tuple[socket.socket, bytes]:
+    """A line to the hall at the scheduler, greeted. The plugin is put there if it is not.
+
+    Raises HallRefused if the scheduler has not what it needs, Broken if it cannot be reached.
+    """
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(asyncio.run(_dial(address, security, greeting)))
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, name="guildhall-dial", daemon=True)  # In this one a loop may be running.
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]  # type: ignore[no-any-return]
+
+
+async def _dial(address: str, security: Any, greeting: dict[str, Any]) -> tuple[socket.socket, bytes]:
+    try:
+        comm = await connect_comm(address, timeout=DIAL_S, **security)
+    except OSError as error:
+        raise Broken(f"hall at {address}: its scheduler cannot be reached: {error}") from error
+    try:
+        if not hasattr(comm, "stream"):
+            raise HallRefused(f"hall at {address}: a line needs tcp:// or tls://; start the scheduler with one of them")
+        trouble = await _put_plugin(
+            comm
+        )  # Does nothing if it is there; to ask for that first would be logged as an error.
+        answer = await _ask(comm, {"op": "guildhall_hello"})
+        if not _is_hello(answer):
+            raise _refusal(address, trouble)
+        _check(answer, address)
+        await comm.write({"op": "guildhall_line", **greeting})
+        return _taken_over(comm)
+    finally:
+        if not comm.closed():
+            comm.abort()
+
+
+async def _ask(comm: Any, message: dict[str, Any]) -> Any:
+    await comm.write(message)
+    return await comm.read()
+
+
+def _is_hello(answer: Any) -> bool:
+    return isinstance(answer, dict) and "protocol" in answer
+
+
+async def _put_plugin(comm: Any) -> str:
+    """Put the plugin into the scheduler, if it is not there. What it said if it does not take it."""
+    message = {
+        "op": "register_scheduler_plugin",
+        "plugin": pickle.dumps(HallPlugin(), 4),
+        "name": NAME,
+        "idempotent": True,
+    }
+    answer = await _ask(comm, message)
+    return str(answer.get("exception_text", "")) if isinstance(answer, dict) else ""
+
+
+def _refusal(address: str, trouble: str) -> HallRefused:
+    if "No module named" in trouble:
+        return HallRefused(
+            f"hall at {address}: guildhall is not installed where the scheduler runs ({trouble}); there run "
+            f"pip install 'guildhall[dask]=={VERSION}', and on the workers, and start the scheduler again"
+        )
+    return HallRefused(
+        f"hall at {address}: its scheduler does not let a plugin in ({trouble or 'it gave no reason'}); start it with "
+        "`dask scheduler --preload guildhall.hosts.dask`"
+    )
+
+
+def _check(answer: Any, address: str) -> None:
+    if (answer["version"], answer["protocol"]) != (VERSION, PROTOCOL):
+        raise HallRefused(
+            f"hall at {address}: the scheduler has guildhall {answer['version']}, "
+            f"this process ({socket.gethostname()}, pid {os.getpid()}) has {VERSION}; "
+            f"install the same version everywhere: pip install 'guildhall[dask]=={answer['version']}' here, "
+            f"or =={VERSION} at the scheduler"
+        )
+
+
+def client_facts(client: Any) -> tuple[str, Any, str]:
+    """The scheduler's address, how to connect to it, and the id of a `distributed.Client`."""
+    if not isinstance(client, distributed.Client):
+        raise TypeError(f"connect: expected a distributed.Client, got {type(client).__name__} {client!r:.60}")
+    address = client.scheduler.address if client.scheduler is not None else client._start_arg
+    return address, client.security.get_connection_args("client"), client.id
+
+
+def worker_facts() -> tuple[str, Any, str] | None:
+    """The same of the worker whose task runs in this thread, or that this process is; None if it is none."""
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return None
+    return worker.scheduler.address, worker.security.get_connection_args("worker"), worker.address
+
+
+def give_way() -> Any:
+    """Let other tasks of the worker run while this one waits. Answers what to call when it goes on."""
+    try:
+        distributed.secede()
+    except (ValueError, KeyError, AttributeError):  # This thread runs no task, or has seceded.
+        return _nothing_to_do
+    return distributed.rejoin
+
+
+def _nothing_to_do() -> None: ...

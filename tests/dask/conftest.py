@@ -1,0 +1,44 @@
+"""One cluster for all tests of the session, its scheduler and workers processes of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed")
+
+from guildhall import Client
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from clusters import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def other_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One without our preload: the hall is attached by the first client."""
+    with Cluster(tmp_path_factory.mktemp("other"), 1, scheduler_options=()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster) -> Iterator[Client]:
+    with Client(cluster.address) as made:
+        made.wait_for_workers(2, timeout=60)
+        yield made
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses."""
+    return f"{request.node.name}-{os.urandom(4).hex()}"
