@@ -574,7 +574,7 @@ def run_limiter(seed: int) -> None:
     lateness_ns = dice.choice((0, 0, terms.per_ns // 2 + 1))
     rung: list[Waiter] = []
     store._ring = rung.append
-    now = dice.randrange(1 << 40)
+    now = terms.per_ns + dice.randrange(1 << 40)  # No moment is before the machine was started.
     line: list[tuple[Waiter, int]] = []
     looks: dict[Waiter, int] = {}
     went: list[tuple[int, int]] = []
