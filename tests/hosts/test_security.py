@@ -444,7 +444,7 @@ def test_a_value_that_moves_to_disk_is_never_readable_by_others(
 @pytest.mark.parametrize("owner", [0, NOBODY])
 def test_a_hall_that_is_removed_takes_no_other_files_along(tmp_path: Path, owner: int) -> None:
     """Blobs are removed where their links lead: those that we made lead to files that are called as we call them."""
-    precious = tmp_path / "guildhall-papers"
+    precious = tmp_path / "papers"
     precious.write_text("mine")
     (tmp_path / "h" / "blobs").mkdir(parents=True)
     (tmp_path / "h" / "blobs" / "1-1-00").symlink_to(precious)
@@ -455,7 +455,7 @@ def test_a_hall_that_is_removed_takes_no_other_files_along(tmp_path: Path, owner
     os.chown(tmp_path / "h", owner, -1)
     embedded._erase(str(tmp_path / "h"))
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"guildhall-papers"} | ({f"guildhall-{os.getuid()}-precious"} if owner else set())
+    assert left == {"papers"} | ({f"guildhall-{os.getuid()}-precious"} if owner else set())
 
 
 def test_what_is_made_on_the_way_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from ..primitives import (
 from ..primitives.values import OBJECT, PENDING
 from ..primitives.waiters import LINES
 from ..store.keys import name_of
+from ..store.records import UNREADABLE, damaged
 from .handles import statistics
 
 PAGE = 32
@@ -202,7 +203,14 @@ def as_plain(value: Any) -> Any:
 
 
 def take(hall: Looking, *, max_objects: int = MANY) -> Snapshot:
-    """Look at everything. Of tasks and values at most so many are counted."""
+    """Look at everything. Of tasks and values at most so many are counted. Raises HallDamaged if it cannot be read."""
+    try:
+        return _taken(hall, max_objects)
+    except UNREADABLE as error:
+        raise damaged(error) from error
+
+
+def _taken(hall: Looking, max_objects: int) -> Snapshot:
     revision, at = hall.revision(), time.time()
     everybody = hall.read(sessions.everybody)
     pids = {session.number: session.pid for session in everybody}

@@ -28,7 +28,7 @@ from .doorbell import LOOK_S, Bell, Ringer
 from .liveness import Members, Watch
 from .marks import Lane, Marks
 from .marks import read as read_marks
-from .place import Place, expect_owner, make_way, resolved, trust
+from .place import Place, expect_local, expect_owner, filesystem, make_way, resolved, trust
 from .place import is_in_memory as is_in_memory
 from .seats import mapped as mapped_seats
 from .seats import private as private_seats
@@ -820,6 +820,7 @@ def _trusted(directory: str) -> Place:
 
 
 def _check_parts(place: Place) -> None:
+    expect_local(place.directory, filesystem(place.path))
     place.check_parts()
     with open(place.at("namespace"), errors="replace") as file:
         made_in = file.read(1000)
@@ -897,7 +898,7 @@ def _remove_blob(path: str) -> None:
     """Remove a blob, which may be a link to a file that has its room elsewhere."""
     with suppress(OSError):
         elsewhere = os.readlink(path)
-        if os.path.basename(elsewhere).startswith(f"guildhall-{os.getuid()}-"):  # As those are called that we make.
+        if os.path.basename(elsewhere).startswith("guildhall-"):  # As those are called that we make.
             os.unlink(elsewhere)
     with suppress(OSError):
         os.unlink(path)

@@ -42,7 +42,6 @@ class Place:
         try:
             found = os.fstat(self._fd)
             _expect_ours(directory, found)
-            kind = _local(directory, f"/proc/self/fd/{self._fd}")
         except BaseException:
             self.close()
             raise
@@ -50,7 +49,6 @@ class Place:
         self.key = found.st_dev, found.st_ino
         """What tells it from every other one, also from a later one of the same name."""
         self.path = f"/proc/self/fd/{self._fd}"
-        self.is_in_memory = kind in _MEMORY
 
     def __enter__(self) -> Place:
         return self
@@ -61,6 +59,11 @@ class Place:
     def at(self, *names: str) -> str:
         """The path of something in it."""
         return os.path.join(self.path, *names)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it is on a memory file system."""
+        return is_in_memory(self.path)
 
     def check_parts(self) -> None:
         """Refuse a hall of which a part is gone, or is something else than what we make."""
@@ -95,15 +98,13 @@ class Place:
 def trust(path: str, found: os.stat_result) -> None:
     """Refuse a directory that another user owns or may enter, or that is on a network file system."""
     _expect_ours(path, found)
-    _local(path, path)
+    expect_local(path, filesystem(path))
 
 
-def _local(path: str, at: str) -> str:
-    """The type of its file system. Refuses one that is shared with other machines."""
-    kind = filesystem(at)
+def expect_local(path: str, kind: str) -> None:
+    """Refuse a file system that is shared with other machines."""
     if kind in _NETWORK:
         raise HallRefused(f"hall directory {path}: on {kind}, a network file system; use a local one")
-    return kind
 
 
 def expect_owner(path: str, found: os.stat_result) -> None:

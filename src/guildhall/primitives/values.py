@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import msgspec
 
 from ..store.keys import pack_id, pack_int
 from ..store.keys import unpack as unpack_key
@@ -40,7 +43,7 @@ class Object(Record, tag=1, frozen=True):
     """One object. `uses` are the objects it holds itself; `is_watched`: somebody must be told of its end; `is_named`:
     it has a key, by which others find it as long as it is there."""
 
-    state: int
+    state: Annotated[int, msgspec.Meta(ge=PENDING, le=CANCELLED)]
     holds: int
     owned: int
     data: bytes

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..store.keys import pack_int
+from ..errors import HallDamaged
+from ..store.keys import name_of, pack_int
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
 from . import values, waiters
@@ -84,6 +85,8 @@ class Seen(NamedTuple):
 def look(txn: Txn, name: bytes, after: int = 0) -> Seen | None:
     """The value and its version; None if unset, or if the version is not later than `after`."""
     seen = version(txn, name)
+    if not seen and txn.get(VARIABLES + name) is not None:
+        raise HallDamaged(f"variable {name_of(name)!r:.60}: it has a value and no version; delete it, or set it anew")
     return Seen(seen, txn.get(VARIABLES + name) or b"") if seen > after else None
 
 

@@ -731,6 +731,8 @@ def _reserve(path: str, size: int) -> None:
 
 
 def _full(directory: str, error: OSError | None) -> OSError:
+    if isinstance(error, FileNotFoundError):
+        return HallDamaged(f"hall {directory}: a part of it is gone, or all of it was removed; open it again")
     if error is not None and error.errno not in _NO_SPACE:
         return error
     return StoreFull(errno.ENOSPC, f"hall {directory}: no room left; take or delete something, or free its file system")
