@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import suppress
 from sys import _getframe
+from types import FrameType
 from typing import Any, NoReturn, Self, TypeVar
 
 from . import deadline
@@ -588,11 +589,17 @@ class Condition(handles.Condition):
         raise Misuse(f"condition {self.name!r:.60}: use `async with`")
 
     async def __aenter__(self) -> Self:
+        frame = _getframe(1)
         await self.acquire()
+        entered[self, frame] = frame
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        forget(self, _getframe(1))
         super().__exit__(kind, error, trace)
+
+    def _forget(self, frame: FrameType) -> None:
+        """Done already, when it was known whose block it is."""
 
 
 class Election(handles.Election):
@@ -633,10 +640,13 @@ class Election(handles.Election):
             found = change
 
     async def __aenter__(self) -> Self:
+        frame = _getframe(1)
         await self.campaign()
+        entered[self] = frame
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        entered.pop(self, None)
         give_up(error, super().resign)
 
 

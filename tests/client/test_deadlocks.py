@@ -23,7 +23,9 @@ from test_ctrl_c import records
 import guildhall
 from guildhall import (
     Client,
+    Condition,
     DeadlockError,
+    Election,
     Event,
     Future,
     Hall,
@@ -59,7 +61,16 @@ def is_clean(hall: Any) -> bool:
 
 def holds_nothing(hall: Any) -> bool:
     """Nobody holds anything, asks for several names, or states anything."""
-    regions = (b"\x32", b"\x54", b"\x55", multilock.MULTILOCKS, multilock.REQUESTED, pool.LEASES, waiters.STATEMENTS)
+    regions = (
+        b"\x32",
+        b"\x5f",
+        b"\x54",
+        b"\x55",
+        multilock.MULTILOCKS,
+        multilock.REQUESTED,
+        pool.LEASES,
+        waiters.STATEMENTS,
+    )
     return not hall.host.read(lambda txn: [key for region in regions for key, _ in txn.scan(region)])
 
 
@@ -113,6 +124,8 @@ PAIRS: dict[str, Callable[[str], Any]] = {
     "semaphore": Semaphore,
     "read-write": lambda name: RWLock(name).write(),
     "multilock": lambda name: MultiLock([name]),
+    "election": Election,
+    "condition": lambda name: Condition(name, Lock(name)),
 }
 
 
@@ -579,6 +592,8 @@ ASYNC: dict[str, Callable[[str], Any]] = {
     "semaphore": aio.Semaphore,
     "read-write": lambda name: aio.RWLock(name).write(),
     "multilock": lambda name: aio.MultiLock([name]),
+    "election": aio.Election,
+    "condition": lambda name: aio.Condition(name, aio.Lock(name)),
 }
 
 
@@ -675,6 +690,35 @@ def test_a_wait_with_a_timeout_ends_by_itself(hall: Hall) -> None:
     with Lock("c"):
         assert Lock("c").acquire(timeout=0.05) is False
         assert Lock("c").acquire(blocking=False) is False
+
+
+@pytest.mark.alone
+def test_a_block_of_a_condition_that_waits_for_news_holds_nothing(hall: Hall) -> None:
+    """Its lock is another's, though by the same object, until it has it again."""
+    changed, done = Condition("c", Lock("c")), Event("done")
+
+    def wait_for_news() -> str:
+        with changed:
+            return str(changed.wait(20))
+
+    def hold_meanwhile() -> str:
+        changed.acquire()
+        agents_holds = [key for key in agents.entered if type(key) is tuple]
+        assert [key[0].holds(hall.host) for key in agents_holds] == [()]
+        with Lock("other"):
+            changed.notify()
+            changed.release()
+        done.set()
+        return "went on"
+
+    waiting = threading.Thread(target=lambda: found.append(wait_for_news()))
+    found: list[str] = []
+    waiting.start()
+    assert eventually(lambda: len(changed.statistics().waiting) == 1)
+    assert threads(hold_meanwhile) == ["went on"]
+    waiting.join(10)
+    assert found == ["True"]
+    assert is_clean(hall)
 
 
 @pytest.mark.alone

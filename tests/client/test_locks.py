@@ -840,7 +840,11 @@ def test_ctrl_c_at_any_moment_leaves_nothing_held(hall: Hall, kind: str) -> None
             "multilock": lambda: ((m := MultiLock(["x", "y"])), MultiLock(["y"]), m.release),
             "read": lambda: (rw.read(), RWLock("x"), rw.release_read),
             "write": lambda: (rw.write(), RWLock("x"), rw.release_write),
-            "lease": lambda: ((k := Lock("x", lease_s=60)), Lock("x"), k.release),
+            "lease": lambda: (
+                (k := Lock("x", lease_s=3600)),
+                Lock("x"),
+                k.release,
+            ),  # Longer than any pause of the machine.
         }[kind]()
         busy = other.acquire_write if isinstance(other, RWLock) else other.acquire
 

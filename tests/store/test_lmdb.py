@@ -82,6 +82,24 @@ def test_processes_that_grow_one_store_under_kills_lose_nothing(tmp_path: Path) 
     store.close()
 
 
+def test_a_bell_that_several_share_is_rung_once(tmp_path: Path) -> None:
+    LmdbStore.create(str(tmp_path), in_memory=False)
+    rung: list[tuple[int, int]] = []
+    store = LmdbStore(
+        str(tmp_path), in_memory=False, ring=lambda one: rung.append((one.session, one.bell)), remove=lambda blob: None
+    )
+    waiters = [Waiter(1, 1, 7), Waiter(2, 2, 7), Waiter(1, 3, 7), Waiter(1, 4, 8), Waiter(2, 5, 7)]
+
+    def wake(txn: Any) -> None:
+        txn.put(b"k", b"")
+        for waiter in waiters:
+            txn.wake(waiter)
+
+    store.transact(wake)
+    assert rung == [(1, 7), (2, 7), (1, 8)]
+    store.close()
+
+
 def test_ctrl_c_right_behind_a_commit_still_rings_and_removes(tmp_path: Path) -> None:
     """And it is known that nothing was undone."""
     LmdbStore.create(str(tmp_path), in_memory=False)
@@ -175,7 +193,7 @@ def test_ctrl_c_while_telling_tells_the_rest(tmp_path: Path) -> None:
 
     def op(txn: Any) -> None:
         for number in range(4):
-            txn.wake(Waiter(1, number, 1))
+            txn.wake(Waiter(1, number, number + 1))
         txn.unlink("blob")
 
     with pytest.raises(KeyboardInterrupt):

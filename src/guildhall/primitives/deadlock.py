@@ -8,9 +8,9 @@ The question is answered for the greatest set of endless waits that can only be 
 is in it only if nobody else is known to be able to end it: who runs, waits with a timeout, waits for what anybody can
 bring, or is unknown, is free. That is why a wait that could end is never refused.
 
-- A lock is ended by its holder; a semaphore or a lock for readers and writers when enough leases may come back, and
-  nobody ahead in line stays; of several names, when enough of them may; a task by the agent that runs it, or, before
-  it is ready, by any of the tasks it depends on (one that fails ends it).
+- A lock is ended by its holder, a wait to lead by the leader; a semaphore or a lock for readers and writers when enough
+  leases may come back, and nobody ahead in line stays; of several names, when enough of them may; a task by the agent
+  that runs it, or, before it is ready, by any of the tasks it depends on (one that fails ends it).
 - A lease of time (`Lock(lease_s=)`) ends by itself.
 - What no statement claims, somebody of that session may give back: any of its threads. If all of them wait (then one of
   them said so: `sealed`) what the session was granted before stays, too.
@@ -27,7 +27,7 @@ from ..errors import Link
 from ..store.keys import name_of, pack_id, pack_int, unpack
 from ..store.records import Form, Record
 from ..store.transaction import Txn, Waiter
-from . import lock, multilock, pool, rlock, rwlock, semaphore, sessions, waiters
+from . import election, lock, multilock, pool, rlock, rwlock, semaphore, sessions, waiters
 from .values import OBJECTS
 from .waiters import STATEMENTS
 
@@ -70,6 +70,7 @@ class Circle(NamedTuple):
 STATEMENT = Form(Statement)
 _KINDS = {
     lock.LOCKS: "lock", rlock.RLOCKS: "rlock", rwlock.RWLOCKS: "rwlock", semaphore.SEMAPHORES: "semaphore",
+    election.ELECTIONS: "election",
 }  # fmt: skip
 _REMEDY = (
     "this wait could never end; take what is held in the same order everywhere, several at once with MultiLock, "
@@ -184,6 +185,8 @@ class Search:
             return self._of_lock(place)
         if region == rlock.RLOCKS:
             return self._of_rlock(place)
+        if region == election.ELECTIONS:
+            return self._of_election(place)
         if region == multilock.REQUESTS:
             return self._of_names(want)
         if region in (rwlock.RWLOCKS, semaphore.SEMAPHORES):
@@ -195,6 +198,10 @@ class Search:
         if held is None or held.until is not None:
             return None
         return self._keeper(held.session, place, held.grant, held.token)
+
+    def _of_election(self, place: bytes) -> Edges:
+        leader = election.look(self._txn, place[1:])
+        return None if leader is None else self._keeper(leader.session, place, leader.grant, leader.term)
 
     def _of_rlock(self, place: bytes) -> Edges:
         held = rlock.look(self._txn, place[1:])

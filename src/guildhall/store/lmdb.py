@@ -507,7 +507,12 @@ class LmdbStore:
         self._recover(error)
 
     def _tell(self, woken: list[Waiter], unlinked: list[str]) -> None:
-        """Empties the lists, so that what is left can be told when Ctrl-C came."""
+        """Empties the lists, so that what is left can be told when Ctrl-C came.
+
+        A bell is rung once, for all who share it: the coroutines of a loop, the lines of one wait.
+        """
+        if len(woken) > 1:
+            woken[:] = {(waiter.session, waiter.bell): waiter for waiter in woken}.values()
         while woken:
             self._ring(woken[0])
             del woken[0]

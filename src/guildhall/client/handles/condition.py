@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from sys import _getframe
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ... import deadline
@@ -11,9 +13,11 @@ from ...errors import LockLost, NotHeld, WrongType
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import condition, waiters
 from ...primitives.condition import Guard
+from ...primitives.deadlock import Hold
 from ...primitives.op import PARKED
 from ...store.transaction import Waiter
 from .. import drive
+from ..agents import entered, forget
 from ..drive import Flow, Pause
 from .handle import Handle, whole
 from .held import give_up
@@ -69,6 +73,8 @@ class Condition(Handle):
         self._given = self._given or self.lock._given
         self._left: set[int] = set()
         """Owners whose wait was interrupted twice and came back without the lock."""
+        self._away: set[object] = set()
+        """The waits through this object, whose blocks do not hold the lock: others do, perhaps by the same object."""
 
     @classmethod
     def _expected(cls) -> str:
@@ -94,15 +100,28 @@ class Condition(Handle):
         """Whether anybody holds the lock."""
         return self.lock.locked()
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block gives back, of a Lock; an RLock has its owner."""
+        is_held = isinstance(self.lock, Lock) and not self._left and not self._away
+        return self.lock.holds(host) if is_held else ()  # type: ignore[union-attr]
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
+        note = self, frame
         self._arrive()
         self.lock.acquire()
+        entered[note] = frame
         return self
+
+    def _forget(self, frame: FrameType) -> None:
+        """The block in that frame is left."""
+        forget(self, frame)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         lock: Any = self.lock
         hold, has_left = None, False
         try:
+            self._forget(_getframe(1))
             has_left = error is not None and bool(self._left) and self._owner() in self._left
             if not has_left:
                 hold = lock._hold()
@@ -110,6 +129,7 @@ class Condition(Handle):
         except Exception:
             raise
         except BaseException:  # Ctrl-C: whether it is released already or not, it is released now.
+            self._forget(_getframe(1))
             if not has_left:
                 lock._let_go(hold or lock._hold())
             raise
@@ -145,6 +165,14 @@ class Condition(Handle):
         host.transact(condition.notify, self._key, self.lock._guard(host), number, now())
 
     def _wait_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
+        away = object()
+        self._away.add(away)
+        try:
+            return (yield from self._away_flow(host, timeout_s))
+        finally:
+            self._away.discard(away)
+
+    def _away_flow(self, host: EmbeddedHost, timeout_s: float | None) -> Flow[bool]:
         lock: Any = self.lock
         owner = self._owner()
         guard, waiter, until = lock._guard(host), host.waiter(), deadline.after(timeout_s)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from sys import _getframe
 from typing import TYPE_CHECKING, Any, Self
 
 from ... import deadline
@@ -13,9 +14,11 @@ from ...engine.local import payload
 from ...errors import TimedOut
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import election, values, waiters
+from ...primitives.deadlock import Hold
 from ...primitives.op import BUSY
 from ...store.transaction import Waiter
 from .. import drive
+from ..agents import entered
 from ..drive import LATE, Flow
 from .handle import Handle
 from .held import _attempts, attempt_of, give_up
@@ -108,6 +111,7 @@ class Election(Handle):
             lambda waiter: host.transact(election.withdraw, key, waiter, stored),
             timeout_s,
             leave=lambda waiter: host.transact(election.leave, waiter, stored),
+            is_owned=True,
         )
         if answer is LATE:
             return False
@@ -213,16 +217,27 @@ class Election(Handle):
 
         return self._host.read(of_election, self.name, self._key)
 
+    def holds(self, host: EmbeddedHost) -> Iterable[Hold]:
+        """What a `with` block of this object gives back."""
+        lead = self._lead
+        if lead is None or lead.session != host.session or not self._is_in(host):
+            return ()
+        return ((election.ELECTIONS + self._key, lead.grant, 1),)
+
     def __enter__(self) -> Self:
+        frame = _getframe(1)
         self.campaign()
+        entered[self] = frame
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         lead = self._lead
         try:
+            entered.pop(self, None)
             give_up(error, self.resign)
         except Exception:
             raise
         except BaseException:
+            entered.pop(self, None)
             self._let_go(lead)
             raise
