@@ -82,6 +82,8 @@ class Server:
         signal.set_wakeup_fd(self._end.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # Only a signal with a handler is written to `_end`.
         self._client_fd = -1
+        # When the client dies and a worker is stopped, the kernel hangs up on our process group: there is a hall to remove.
+        self._hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with suppress(AttributeError, OSError):  # Not Linux, or gone: the end of the line tells.
             self._client_fd = os.pidfd_open(client)
 
@@ -161,6 +163,7 @@ class Server:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, self._hangup)
             for end in (self._line, self._from_workers, self._ends, self._end):
                 end.close()
             if self._client_fd >= 0:
