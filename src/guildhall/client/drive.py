@@ -69,12 +69,14 @@ def waiting(
     due: Callable[[Waiter], float | None] | None = None,
     *,
     is_owned: bool = False,
+    has_looked: bool = False,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
     `leave` ends a wait whose time is up, or says that it was granted meanwhile; by default it only leaves the line.
     `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung).
-    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError.
+    `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError. `has_looked`: the
+    caller has looked for a moment already, so it is time to sleep.
     """
     if timeout_s == 0:
         answer = ask(None)
@@ -87,7 +89,7 @@ def waiting(
             answer = ask(waiter)
             if not isinstance(answer, Answer):
                 return answer
-            is_granted = yield Glance(waiter, deadline.left(until))
+            is_granted = False if has_looked else (yield Glance(waiter, deadline.left(until)))
             while not is_granted and not host.read(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:
