@@ -23,12 +23,17 @@ import pytest
 from faults import eventually, script
 
 from guildhall import Client, Event, Executor, KilledWorker, Unpicklable, get_client
+from guildhall.primitives import values
 
 
 @pytest.fixture(scope="module")
 def executor(client: Client) -> Iterator[standard.Executor]:
     with client.get_executor() as made:
         yield made
+
+
+def square(x: int) -> int:
+    return x * x
 
 
 def capture(*args: Any, **kwargs: Any) -> Any:
@@ -99,6 +104,37 @@ def test_map_is_like_the_builtin_one(executor: standard.Executor) -> None:
         executor.map(pow, [1], [2], chunksize=0)
 
 
+def test_a_map_with_a_buffer_takes_the_memory_of_that_however_long_it_is(client: Client) -> None:
+    sent = given = most = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal sent, most
+        for number in range(4_000):
+            sent += 1
+            most = max(most, sent - given)
+            yield number
+
+    def objects() -> int:
+        client.host.settle()
+        return client.host.read(lambda txn: len(list(txn.scan(values.OBJECTS))))
+
+    before, counts = objects(), []
+    with client.get_executor() as executor:
+        for result in executor.map(square, numbers(), buffersize=200):
+            assert result == given**2
+            given += 1
+            if given in (1_000, 3_000):
+                counts.append(objects() - before)
+        assert (given, sent) == (4_000, 4_000)
+        assert most <= 201
+        assert max(counts) <= 210
+        assert list(executor.map(pow, [1, 2, 3, 4, 5], [2] * 9, chunksize=2, buffersize=1)) == [1, 4, 9, 16, 25]
+        assert list(executor.map(square, [], buffersize=3)) == []
+        for wrong, error in ((0, ValueError), (True, TypeError), ("2", TypeError)):
+            with pytest.raises(error, match="buffersize"):
+                executor.map(square, [1], buffersize=wrong)
+
+
 def test_map_raises_where_the_call_failed(executor: standard.Executor) -> None:
     results = executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
     assert next(results) == (0, 1)
@@ -123,9 +159,11 @@ def test_map_submits_before_anybody_iterates(executor: standard.Executor, tmp_pa
     assert eventually(lambda: len(list(tmp_path.iterdir())) == 4)
 
 
-def test_a_map_that_is_left_early_cancels_the_rest(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("buffersize", [None, 40])
+def test_a_map_that_is_left_early_cancels_the_rest(client: Client, tmp_path: Path, buffersize: int | None) -> None:
     with client.get_executor() as executor:
-        results = executor.map(_touch_slowly, [str(tmp_path / str(x)) for x in range(50)])
+        paths = (str(tmp_path / str(x)) for x in range(50))
+        results = executor.map(_touch_slowly, paths, buffersize=buffersize)  # type: ignore[call-arg]
         next(results)
         results.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.iterdir())) < 20

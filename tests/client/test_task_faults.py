@@ -222,7 +222,6 @@ def test_killed_worker_names_the_task_and_the_exit(client: Client, how: str) -> 
         {"retries": "2"},
         {"retries": 1.5},
         {"retries": -1},
-        {"retries": None},
         {"priority": "high"},
         {"priority": 1.5},
         {"priority": 1 << 80},

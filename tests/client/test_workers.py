@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from faults import eventually
 
+import guildhall
 from guildhall import (
     CancelledError,
     Client,
@@ -26,6 +27,7 @@ from guildhall import (
     Variable,
     get_client,
 )
+from guildhall.tools import views
 
 
 @pytest.fixture
@@ -371,6 +373,24 @@ def test_the_hall_and_its_workers_are_described() -> None:
             client.run_on("nobody", os.getpid)
         with pytest.raises(ZeroDivisionError):
             client.run_on(address, divmod, 1, 0)
+
+
+def test_a_worker_that_hangs_is_seen_from_outside_with_what_it_runs(own: Client, name: str) -> None:
+    busy = own.submit(Event(name).wait, 30)
+    assert eventually(lambda: [busy.key] in own.processing().values())
+    [hung] = [int(address.rpartition("/")[2]) for address, keys in own.processing().items() if keys]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        with guildhall.observe(own.host.directory) as hall:
+            assert eventually(lambda: [s.pid for s in hall.snapshot().sessions if s.is_stopped] == [hung])
+            seen = hall.snapshot()
+        [row] = [row for row in views.of_sessions(seen).rows if str(hung) in row]
+        assert "STOPPED" in row
+        assert busy.key in row
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    Event(name).set()
+    assert busy.result(20)
 
 
 def test_the_story_of_a_task_tells_where_it_stands(own: Client, name: str) -> None:

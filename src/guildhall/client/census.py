@@ -115,6 +115,8 @@ class SessionSeen:
     is_alive: bool
     holds: tuple[Held, ...]
     tasks: tuple[str, ...]
+    is_stopped: bool = False
+    """Whether its process is there, and does nothing until it is told to go on (SIGSTOP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,15 +292,27 @@ def _sessions(
             for session in {holder.session: None for holder in getattr(each.statistics, "holders", ())}:
                 holds.setdefault(session, []).append(Held(each.kind, each.name))
     for one in everybody:
+        is_alive = hall.is_alive(one.number)
         yield SessionSeen(
             one.number,
             one.pid,
             one.role,
             _when(one.since),
-            hall.is_alive(one.number),
+            is_alive,
             tuple(holds.get(one.number, ())),
             tuple(task.key for task in running if task.session == one.number),
+            is_alive and is_stopped(one.pid),
         )
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is stopped, as by SIGSTOP."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
 
 
 def _running(hall: Looking, pids: Mapping[int, int]) -> Iterator[RunningTask]:

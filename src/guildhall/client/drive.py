@@ -73,6 +73,7 @@ def waiting(
     near_s: float = 0.0,
     is_owned: bool = False,
     parked: Waiter | None = None,
+    has_looked: bool = False,
 ) -> Flow[Any]:
     """Ask until it is granted. `collect` fetches a grant (or answers BUSY: ask anew), `undo` gives it back.
 
@@ -80,7 +81,7 @@ def waiting(
     `due` does what the time has come for, and answers in how many seconds to call it again (None: when rung). So long
     before that, `near_s`, it is not slept any more: for what must not be late by as much as being woken takes.
     `is_owned`: it is for what others hold or do, so without a timeout it may raise DeadlockError. `parked` stands in
-    line already.
+    line already. `has_looked`: the caller has looked for a moment already, so it is time to sleep.
     """
     if timeout_s == 0:
         answer = ask(None)
@@ -96,7 +97,8 @@ def waiting(
                 if not isinstance(answer, Answer):
                     return answer
             parked = None
-            is_granted = near_s == 0 and (yield Glance(waiter, deadline.left(until)))
+            looks = near_s == 0 and not has_looked
+            is_granted = looks and (yield Glance(waiter, deadline.left(until)))
             while not is_granted and not host.is_told(waiters.is_granted, waiter):
                 left_s = deadline.left(until)
                 if left_s == 0:

@@ -11,9 +11,11 @@ import itertools
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures as standard
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from .. import deadline
@@ -78,20 +80,37 @@ class ClientExecutor(standard.Executor):
         return self._desk.submit(fn, args, kwargs)
 
     def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: Timeout = None, chunksize: int = 1
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: Timeout = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
         """The results of the calls, in their order; the iterables are consumed and the calls submitted at once.
 
-        `chunksize` calls travel as one. The iterator raises TimeoutError when a result is not there `timeout` seconds
-        after this call; calls that have not begun are cancelled when it ends early.
+        `chunksize` calls travel as one. `buffersize`: so many calls (or chunks of them) at most are ahead of the result
+        that is asked for, and the iterables are consumed as it goes: memory is bounded, however many there are. The
+        iterator raises TimeoutError when a result is not there `timeout` seconds after this call; calls that have not
+        begun are cancelled when it ends early.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         until = deadline.after(_seconds(timeout))
+        if buffersize is not None:
+            return self._streamed(fn, zip(*iterables, strict=False), chunksize, _buffersize(buffersize), until)
         if chunksize == 1:
             return _results(self._desk.map(fn, *iterables), until)
         chunks = _chunks(zip(*iterables, strict=False), chunksize)
         return _flat(_results(self._desk.map(_Chunk(fn), chunks), until))
+
+    def _streamed(
+        self, fn: Callable[..., T], calls: Iterator[tuple[Any, ...]], chunksize: int, size: int, until: float | None
+    ) -> Iterator[T]:
+        if chunksize == 1:
+            return _results_ahead(partial(self._desk.map_calls, fn), calls, size, until)
+        chunks = ((chunk,) for chunk in _chunks(calls, chunksize))
+        return _flat(_results_ahead(partial(self._desk.map_calls, _Chunk(fn)), chunks, size, until))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all have ended; `cancel_futures`: what has not begun is cancelled."""
@@ -305,6 +324,10 @@ class _Desk:
         self._expect_open()
         return self._enter(self.client.map(self._prepared(fn), *(iterables or ((),)), **self._options))
 
+    def map_calls(self, fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[CallFuture]:
+        """As `map`, with the arguments of each call together."""
+        return self.map(fn, *zip(*calls, strict=True)) if calls else []
+
     def _prepared(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn if self._prepare is None else _Prepared(self._prepare, fn)
 
@@ -451,6 +474,39 @@ def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:
                 yield calls.pop().result(deadline.left(until))
         finally:
             for call in calls:
+                call.cancel()
+
+    return each()
+
+
+def _buffersize(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError("buffersize must be an integer or None")
+    if given < 1:
+        raise ValueError("buffersize must be None or > 0")
+    return given
+
+
+def _results_ahead(
+    send: Callable[[list[tuple[Any, ...]]], list[CallFuture]],
+    calls: Iterator[tuple[Any, ...]],
+    size: int,
+    until: float | None,
+) -> Iterator[Any]:
+    """As `_results`, with so many calls at most sent and not given yet. They are sent half of that at a time: one by
+    one each would cost a commit."""
+    ahead = deque(send(list(itertools.islice(calls, size))))
+
+    def each() -> Iterator[Any]:
+        try:
+            while ahead:
+                result = ahead.popleft().result(deadline.left(until))
+                if len(ahead) <= size // 2:
+                    ahead.extend(send(list(itertools.islice(calls, size - len(ahead)))))
+                yield result
+                del result  # The next one may take as much room.
+        finally:
+            for call in ahead:
                 call.cancel()
 
     return each()

@@ -185,7 +185,7 @@ class Future:
 
     # -- results ------------------------------------------------------------------------------------------------------
 
-    def _flow(self, timeout_s: float | None) -> Flow[Object | None]:
+    def _flow(self, timeout_s: float | None, has_looked: bool = False) -> Flow[Object | None]:
         host, oid = self._host, self._oid
         answer = yield from drive.waiting(
             host,
@@ -194,6 +194,7 @@ class Future:
             lambda waiter: host.transact(waiters.withdraw, waiter),
             timeout_s,
             is_owned=True,
+            has_looked=has_looked,
         )
         if answer is LATE:
             raise TimedOut(f"future {self.key}: not done within {timeout_s:g} s")
@@ -205,7 +206,11 @@ class Future:
         if isinstance(found, Answer):
             if timeout_s is None and self._host.run_awaited is not None:
                 self._host.run_awaited(self._oid)
-            return drive.run(self._host, self._flow(timeout_s))
+            # Most ends come within a moment: who stands in line for that keeps the worker from the store meanwhile.
+            self._host.flush()
+            if self._host.look_if_alone(timeout_s, values.has_ended, self._oid):
+                return self._host.read(values.settled, self._oid)  # type: ignore[return-value]
+            return drive.run(self._host, self._flow(timeout_s, has_looked=True))
         return found
 
     def result(self, timeout: Timeout = None) -> Any:

@@ -45,6 +45,10 @@ MAX_DEFERRED = 256
 """What was deferred is run in portions, so that nobody waits long for the store."""
 MAX_DROPPED = 64
 """References that were let go are told when there are more than this, before a wait, and before a blob is written."""
+CROWDED_S = 0.0005
+"""When a look takes so much longer than it should, somebody else had the core."""
+SHUN_S = 0.05
+"""So long nobody looks then."""
 LOOK_AGAIN_S = 1.0
 """A ring may be lost when the ringer dies: a sleeper looks again by itself this often."""
 MAKING_NS = 3600 * 10**9
@@ -93,6 +97,7 @@ class EmbeddedHost:
         self._is_nudged = False
         self.seats = private_seats()
         """A word for each lock that is much asked for (`seats`)."""
+        self._crowded_until = 0.0
         self._mark = forks.NO_MARK
         self._is_joining = False
         self._is_flushing = False
@@ -364,6 +369,18 @@ class EmbeddedHost:
                 return False
             self.relax()
         return True
+
+    def look_if_alone(self, left_s: float | None, op: Callable[..., bool], *args: Any) -> bool:
+        """As `look`, but not while others keep the cores busy: who yields to them comes back milliseconds later, who
+        sleeps is woken before them."""
+        began = deadline.now()
+        if began < self._crowded_until:
+            return self.read(op, *args)
+        is_there = self.look(left_s, op, *args)
+        ended = deadline.now()
+        if ended - began > LOOK_S + CROWDED_S:
+            self._crowded_until = ended + SHUN_S
+        return is_there
 
     def look_s(self, left_s: float | None) -> float:
         """How long a thread looks for what it waits for before it sleeps."""

@@ -363,6 +363,11 @@ def settled(txn: Txn, oid: bytes) -> Object | NotNow | None:
     return BUSY if found is not None and found.state == PENDING else found
 
 
+def has_ended(txn: Txn, oid: bytes) -> bool:
+    """Whether the object has ended or is gone."""
+    return settled(txn, oid) is not BUSY
+
+
 def settled_run(txn: Txn, oids: Iterable[bytes]) -> list[Object | None]:
     """The objects up to the first one that is pending."""
     run: list[Object | None] = []

@@ -45,7 +45,7 @@ def of_sessions(seen: Snapshot) -> Table:
         holds = ", ".join(f"{held.kind} {label(held.name)}" for held in one.holds[:4])
         more = f", and {len(one.holds) - 4} more" if len(one.holds) > 4 else ""
         runs = " ".join(one.tasks) or NONE
-        state = "alive" if one.is_alive else "DEAD"
+        state = "STOPPED" if one.is_stopped else "alive" if one.is_alive else "DEAD"
         rows.append(
             [str(one.number), str(one.pid), one.role, state, age(one.since, seen.time), runs, (holds + more) or NONE]
         )

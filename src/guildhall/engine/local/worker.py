@@ -16,7 +16,6 @@ from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from io import TextIOWrapper
-from typing import Any
 
 from ...deadline import now
 from ...errors import StoreFull
@@ -26,6 +25,7 @@ from ...hosts.marks import Lane
 from ...primitives import values, waiters
 from ...primitives.op import Answer
 from ...primitives.values import CANCELLED, ERROR
+from ...store.transaction import Waiter
 from . import inbox, tasks
 from .attendant import Attendant
 from .memory import MemoryGuard
@@ -180,12 +180,12 @@ class Worker:
                 continue
             try:
                 most = min(limit, self._left())
-                claimed = host.transact(tasks.claim, host.session, most, None, self._able, now(), place)
+                waiter = host.waiter()
+                claimed = host.transact(tasks.claim, host.session, most, waiter, self._able, now(), place)
                 if isinstance(claimed, Answer):
                     limit = max(1, limit // 2)
-                    claimed = self._await_task(is_helper, place)
-                    if claimed is None:
-                        continue
+                    self._await_task(waiter, is_helper)
+                    continue
             except StoreFull:  # Not even room to stand in line: look again, until somebody takes something.
                 time.sleep(FULL_S)
                 continue
@@ -258,22 +258,21 @@ class Worker:
         if slot.run is not None and slot.run.current is not None and slot.run.current == self._wanted:
             raise Interrupted("cancelled by force")
 
-    def _await_task(self, is_helper: bool, place: int) -> Any:
+    def _await_task(self, waiter: Waiter, is_helper: bool) -> None:
+        """Until there may be a task, of which the waiter, parked and awake, is told; or this thread is to end."""
         host = self.host
-        waiter, bell = host.waiter(), host.bell()
+        if host.look_if_alone(None, waiters.is_granted, waiter):
+            return
+        bell = host.bell()
         try:
-            claimed = host.transact(tasks.claim, host.session, 1, waiter, self._able, now(), place)
-            if not isinstance(claimed, Answer):
-                return claimed
-            if host.look(None, waiters.is_granted, waiter) or not host.transact(tasks.doze, waiter, bell.number):
-                return None
+            if not host.transact(tasks.doze, waiter, bell.number):
+                return
             large_function.cache_clear()
             while not host.read(waiters.is_granted, waiter):
                 host.sleep(bell, 0.2 if is_helper else None)
                 if self.is_retiring or (is_helper and self._helpers > self._blocked):
                     host.transact(waiters.withdraw, waiter)
-                    return None
-            return None
+                    return
         finally:
             host.done(bell)
 
