@@ -97,7 +97,7 @@ def of_thread(
     ident = get_ident()
     frames = set(_stack(sys._getframe(1)))
     runs = _running(host, ident)
-    stacks = sys._current_frames() if sees_joins else {}
+    stacks = stacks_of_process() if sees_joins else {}
     stacks.pop(ident, None)  # This very frame, which would hold itself, and with it all that its callers hold.
     for other in _joining(ident, stacks):
         frames.update(_stack(stacks[other]))
@@ -108,6 +108,16 @@ def of_thread(
     if not (holds or owners or runs or sealed or any_of):
         return None
     return Statement(f"thread {threading.current_thread().name}", holds, owners, runs, sealed, any_of, is_open)
+
+
+def threads_of_process() -> list[threading.Thread]:
+    """All threads that the threading module started or has met. A simulated process has but one."""
+    return threading.enumerate()
+
+
+def stacks_of_process() -> dict[int, FrameType]:
+    """Where each thread stands that runs Python. With this very frame, so do not keep it."""
+    return sys._current_frames()
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:
@@ -144,11 +154,11 @@ def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, Frame
     joined = {other: _joined(frame) for other, frame in stacks.items()}
     while more := {other for other, end in joined.items() if end in stuck} - stuck:
         stuck |= more
-    threads = threading.enumerate()
+    threads = threads_of_process()
     if any(thread.ident not in stuck and _runs_code_of_users(host, thread) for thread in threads):
         return ()
     known = {thread.ident for thread in threads}
-    if any(other not in known for other in sys._current_frames()):
+    if any(other not in known for other in stacks_of_process()):
         return ()  # One that was not started by the threading module.
     return tuple(sorted({number, *(asleep[one] for one in known if one in asleep)}))
 
