@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
+import linecache
 import os
 import pickle
 import signal
@@ -141,12 +143,23 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def _is_thrown_into(frame: FrameType) -> bool:
+    """Whether a generator goes on with an exception: the profiler hears of it, but signals are not looked for there."""
+    if frame.f_lasti <= 0:
+        return False
+    while frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_back is not None:
+        frame = frame.f_back
+    return ".throw(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+
+
 def _pressed(call: Callable[[], Any], place: int) -> tuple[str, Press | None]:
     """Where the press came, and as what; "" if there is no such place."""
     here, left, found = call.__code__, [place], [""]
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
         if event not in ("call", "c_return") or frame.f_code is here or arg is sys.setprofile:
+            return
+        if event == "call" and _is_thrown_into(frame):
             return
         left[0] -= 1
         if left[0] < 0:

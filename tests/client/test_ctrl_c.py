@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Child, eventually, script
+from faults import Child, eventually, pressed_everywhere, script
 
 from guildhall import (
     Client,
+    DeadlockError,
     Election,
     Event,
     Hall,
@@ -392,3 +393,28 @@ def test_ctrl_c_while_a_large_array_is_copied_ends_the_copy_alone(tmp_path: Path
     process = script(SCATTERS, tmp_path)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "whole\n"), err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Some presses go into finalizers.
+def test_ctrl_c_while_a_wait_is_ended_by_an_error_leaves_it_not_in_line(hall: Hall) -> None:
+    """A lock that this thread has, asked for by another object: DeadlockError, and Ctrl-C at every place of that."""
+    told = []
+
+    def case() -> tuple[Callable[[], Any], Callable[[str], None]]:
+        other = Lock("l", hall=hall)
+
+        def call() -> None:
+            try:
+                other.acquire()
+            except DeadlockError:
+                told.append(True)
+
+        def check(place: str) -> None:
+            assert records(hall) == 0, f"it stands in line still; Ctrl-C came at {place}"
+
+        return call, check
+
+    with Lock("l", hall=hall):
+        assert pressed_everywhere(case) > 100
+    assert told
+    assert Lock("l", hall=hall).acquire(timeout=0)

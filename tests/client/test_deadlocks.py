@@ -748,7 +748,7 @@ def test_garbage_that_comes_while_threads_are_looked_at_stops_nobody() -> None:
                 local = threading.local()
                 local.me = local
                 del local
-                agents._frames()
+                agents.stacks_of_process()
         assert gc.isenabled()
 
     Child(look).result()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from guildhall.primitives import delivery, lock, pool, queue, variable, waiters
+from guildhall.primitives import deadlock, delivery, lock, pool, queue, variable, waiters
 from guildhall.store.keys import pack_id, pack_int
 from guildhall.store.memory import MemoryStore
 from guildhall.testing.simulation import SimHost
@@ -124,6 +124,20 @@ def comes_back_last(patch: Patch) -> None:
     )
 
 
+def blind_to_circles(patch: Patch) -> None:
+    patch.setattr(deadlock.Search, "closes", lambda search, node: False)
+
+
+def false_alarm(patch: Patch) -> None:
+    plain = deadlock.declare
+
+    def declare(txn: Any, waiter: Any, bell: int, statement: Any, *args: Any) -> Any:
+        answer = plain(txn, waiter, bell, statement, *args)
+        return deadlock.Circle("a circle", ()) if answer is True and statement is not None else answer
+
+    patch.setattr(deadlock, "declare", declare)
+
+
 def stale_reads(patch: Patch) -> None:
     plain = MemoryStore.transact
 
@@ -173,6 +187,8 @@ FAULTS: list[tuple[Callable[[Patch], None], str, str]] = [
     (double_delivery, "queue", "."),
     (comes_back_last, "queue", "."),
     (last_comes_first, "queue", "."),
+    (blind_to_circles, "circles", "hangs"),
+    (false_alarm, "circles", "that there never was|slept on"),
     (stale_reads, "latch", "not so at any time|stands in line still"),
     (stale_reads, "counter", "not so at any time"),
     (half_a_transaction, "multilock", "."),

@@ -212,12 +212,14 @@ def drain(queue: Queue) -> None:
 
 
 def foreman(scene: Scene, seed: int) -> None:
-    """Give workers the parts as tasks, again and again, until it is calm; each comes to an end or was killed."""
+    """Give workers the parts as tasks, again and again, until it is calm; each comes to an end or was killed.
+
+    Without `client.run`: what a function that is no task took in a worker may be given back by anybody at any time, so
+    a circle of waits through such a worker is not told.
+    """
     scene.enroll()
     dice, sky = random.Random(seed), scene.sky
     with Client(n_workers=2, threads_per_worker=1) as client:
-        for pid in client.run(os.getpid).values():
-            (scene.directory / "pids" / str(pid)).touch()
         running: list[Any] = []
         while not sky.is_calm or running:
             while len(running) < 3 and not sky.is_calm:

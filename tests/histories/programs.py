@@ -352,6 +352,52 @@ class LeasePlayer(LockPlayer):
     def audit(self) -> None: ...
 
 
+class CirclesPlayer(Player):
+    kind = "circles"
+    names = "ab"
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.Circles(CirclesPlayer.names)
+
+    def open(self) -> None:
+        self.locks = {name: Lock(f"{self.name} {name}", hall=self.hall) for name in self.names}
+        self.held: list[str] = []
+
+    def step(self) -> None:
+        free = [name for name in self.names if name not in self.held]
+        if self.held and (not free or self.dice.random() < 0.3):
+            self._release(self.dice.choice(self.held))
+        elif self._acquire(self.dice.choice(free)) == models.DEADLOCK:
+            for name in list(self.held):
+                self._release(name)
+
+    def _acquire(self, name: str, timeout_s: float | None = None) -> Any:
+        lock = self.locks[name]
+        if timeout_s is None and self.dice.random() < 0.2:
+            timeout_s = self.patience_s()
+        answer = self.call(
+            "acquire",
+            lambda: lock.acquire(timeout=timeout_s),
+            name,
+            timeout_s is None,
+            then=lambda held: held and [True, lock.fencing_token, lock.previous_holder_died, lock.took_over],
+        )
+        if isinstance(answer, list):
+            self.held.append(name)
+        return answer
+
+    def _release(self, name: str) -> None:
+        self.held.remove(name)
+        self.call("release", self.locks[name].release, name)
+
+    def audit(self) -> None:
+        for name in self.names:
+            self._acquire(name, 0.0)
+        for name in list(self.held):
+            self._release(name)
+
+
 class RLockPlayer(Player):
     kind = "rlock"
 
@@ -662,8 +708,8 @@ class RateLimiterPlayer(Player):
 PLAYERS: dict[str, type[Player]] = {
     player.kind: player
     for player in (
-        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, LockPlayer, LeasePlayer, RLockPlayer, SemaphorePlayer,
-        RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer, LatchPlayer, BarrierPlayer, ConditionPlayer,
-        RateLimiterPlayer,
+        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, LockPlayer, LeasePlayer, CirclesPlayer, RLockPlayer,
+        SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer, LatchPlayer, BarrierPlayer,
+        ConditionPlayer, RateLimiterPlayer,
     )
 }  # fmt: skip

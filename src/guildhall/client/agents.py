@@ -98,7 +98,7 @@ def of_thread(
     ident = get_ident()
     frames = set(_stack(sys._getframe(1)))
     runs = _running(host, ident)
-    stacks = _frames() if sees_joins else {}
+    stacks = stacks_of_process() if sees_joins else {}
     stacks.pop(ident, None)  # This very frame, which would hold itself, and with it all that its callers hold.
     for other in _joining(ident, stacks):
         frames.update(_stack(stacks[other]))
@@ -111,9 +111,17 @@ def of_thread(
     return Statement(f"thread {threading.current_thread().name}", holds, owners, runs, sealed, any_of, is_open)
 
 
-def _frames() -> dict[int, FrameType]:
-    """Where each thread is. No garbage is collected meanwhile: until Python 3.11.9, what a collection frees inside of
-    that call may wait for a lock which the call holds (python/cpython#106883)."""
+def threads_of_process() -> list[threading.Thread]:
+    """All threads that the threading module started or has met. A simulated process has but one."""
+    return threading.enumerate()
+
+
+def stacks_of_process() -> dict[int, FrameType]:
+    """Where each thread stands that runs Python. With this very frame, so do not keep it.
+
+    No garbage is collected meanwhile: until Python 3.11.9, what a collection frees inside of that call may wait for a
+    lock which the call holds (python/cpython#106883).
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -157,11 +165,11 @@ def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, Frame
     joined = {other: _joined(frame) for other, frame in stacks.items()}
     while more := {other for other, end in joined.items() if end in stuck} - stuck:
         stuck |= more
-    threads = threading.enumerate()
+    threads = threads_of_process()
     if any(thread.ident not in stuck and _runs_code_of_users(host, thread) for thread in threads):
         return ()
     known = {thread.ident for thread in threads}
-    if any(other not in known for other in _frames()):
+    if any(other not in known for other in stacks_of_process()):
         return ()  # One that was not started by the threading module.
     return tuple(sorted({number, *(asleep[one] for one in known if one in asleep)}))
 

@@ -115,7 +115,13 @@ def waiting(
                 yield DONE
                 return answer
         except BaseException:
-            undo(waiter)
+            try:  # Not in a function of its own: Ctrl-C may come at the first line of that.
+                undo(waiter)
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C in it: whether it was done by then or not, it is done now. Twice is once.
+                undo(waiter)
+                raise
             raise
 
 

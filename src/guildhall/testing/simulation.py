@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import deadline
+from ..client import agents
 from ..errors import Misuse, StoreFull
 from ..hosts import current
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
@@ -411,7 +413,7 @@ class Simulation:
     @contextmanager
     def time(self) -> Iterator[None]:
         """Until the end of this, it is this simulation's time in the whole package."""
-        with turned_by_hand(lambda: self.now_ns), burials(lambda: self._acting().log):
+        with turned_by_hand(lambda: self.now_ns), burials(lambda: self._acting().log), _one_thread_each():
             yield
 
     def _acting(self) -> SimHost:
@@ -536,6 +538,18 @@ class Simulation:
                 life._commit(sessions.bury, life._session, 0, (), deadline.now(), tuple(life.words))
         finally:
             self.chances, current.now = chances, before
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Until the end of this, the threads of this process are processes: none sees the others beside itself."""
+    plain = agents.threads_of_process, agents.stacks_of_process
+    agents.threads_of_process = lambda: [threading.current_thread()]
+    agents.stacks_of_process = lambda: {threading.get_ident(): sys._getframe(1)}
+    try:
+        yield
+    finally:
+        agents.threads_of_process, agents.stacks_of_process = plain
 
 
 class _Play:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from guildhall.testing.recorder import Call, Commit
-from models.base import ANY, LATE, Lined
+from models.base import ANY, LATE, Lined, Model
+
+DEADLOCK = "DeadlockError"
 
 
 class Lock(Lined):
@@ -110,6 +112,56 @@ class Lock(Lined):
     def interrupted(self, call: Call) -> None:
         if self.lease_s is None:  # Else it may have lost it since, and had nothing to give back.
             super().interrupted(call)
+
+
+class Circles(Model):
+    """Several locks, that one process may hold while it waits for another. A wait without a timeout that can never end,
+    because all in a circle wait so for one another, is told: DeadlockError, only if there was such a circle. That it
+    comes if there is one, no model needs to say: else nobody comes to an end."""
+
+    asks = frozenset({"acquire"})
+
+    def __init__(self, names: str) -> None:
+        self.locks = {name: Lock() for name in names}
+        self.in_circles: set[Call] = set()
+        """Calls that were in a circle at some time."""
+        super().__init__()
+        for lock in self.locks.values():
+            lock.trail = self.trail
+
+    def commit(self, call: Call, c: Commit) -> None:
+        self.locks[call.args[0]].commit(call, c)
+        self._look_for_circles()
+
+    def bury(self, session: int, c: Commit) -> None:
+        for lock in self.locks.values():
+            lock.bury(session, c)
+
+    def _look_for_circles(self) -> None:
+        waits = {
+            call.session: (call, lock.holder.session)
+            for lock in self.locks.values()
+            for call in lock.line
+            if call.args[1] and lock.holder is not None
+        }
+        for session in waits:
+            around, at = [], session
+            while at in waits and len(around) <= len(waits):
+                call, at = waits[at]
+                around.append(call)
+                if at == session:
+                    self.in_circles.update(around)
+                    break
+
+    def answer(self, call: Call) -> Any:
+        if call.result == DEADLOCK:
+            self.expect(call in self.in_circles, f"{call} is told of a circle that there never was")
+            self.expect(call.state == "left", f"{call} is told of a circle and has it all the same")
+            return DEADLOCK
+        return self.locks[call.args[0]].answer(call)
+
+    def interrupted(self, call: Call) -> None:
+        self.locks[call.args[0]].interrupted(call)
 
 
 class RLock(Lined):

@@ -82,7 +82,7 @@ class Server:
         signal.set_wakeup_fd(self._end.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # Only a signal with a handler is written to `_end`.
         self._client_fd = -1
-        # When the client dies beside a stopped worker, the kernel hangs up on our process group: we have a hall to remove.
+        # When the client dies beside a stopped worker, the kernel hangs up on our group: and there is a hall to remove.
         self._hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with suppress(AttributeError, OSError):  # Not Linux, or gone: the end of the line tells.
             self._client_fd = os.pidfd_open(client)
