@@ -39,7 +39,7 @@ class Pace:
     rounds: int
     round_s: float
     enough_s: float
-    """A peer that has taken so long at one size has no further rounds; if its first run did, that is its figure."""
+    """A peer that took so long at one size has no further rounds. A first run that took twice that is its figure."""
     limit_s: float
     """A size of which one run would take longer is left out."""
     fresh_rounds: int
@@ -159,7 +159,7 @@ class Run:
         spent = dict.fromkeys(found, 0.0)
         if work.kind == "whole":
             for name, (_, run_s) in first.items():
-                if name in found and run_s > self.pace.enough_s:
+                if name in found and run_s > 2 * self.pace.enough_s:
                     found[name], spent[name] = [(run_s, [run_s])], run_s
         failed: set[str] = set()
         for _ in range(self.pace.rounds):
