@@ -50,7 +50,7 @@ def test_a_run_measures_all_peers_in_turn_and_names_who_is_missing(
     from lib.side import Side
 
     monkeypatch.setattr(machine, "busy_with_others", lambda: 0.0)
-    pace = Pace(rounds=2, round_s=0.05, limit_s=2.0, fresh_rounds=1, idle_s=0.1, total_s=60.0)
+    pace = Pace(rounds=2, round_s=0.05, enough_s=1.0, limit_s=2.0, fresh_rounds=1, idle_s=0.1, total_s=60.0)
     asked = ["import", "start", "lock", "increments", "map"]
     run = Run(pace, is_quick=True, peers=["guildhall", "multiprocessing", "process_pool", "zmq"], asked=asked)
     assert all(isinstance(side, Side) for side in run.sides)
@@ -110,7 +110,7 @@ def test_a_run_whose_time_is_up_says_what_it_left_out(monkeypatch: pytest.Monkey
     from lib.run import Pace, Run
 
     monkeypatch.setattr(machine, "busy_with_others", lambda: 0.0)
-    pace = Pace(rounds=1, round_s=0.01, limit_s=1.0, fresh_rounds=1, idle_s=0.1, total_s=0.0)
+    pace = Pace(rounds=1, round_s=0.01, enough_s=1.0, limit_s=1.0, fresh_rounds=1, idle_s=0.1, total_s=0.0)
     results = Run(pace, is_quick=True, peers=["multiprocessing"], asked=["lock", "depth"]).all()
     assert results.points == []
     assert {(one["work"], one["x"]) for one in results.left_out} == {

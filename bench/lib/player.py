@@ -32,9 +32,9 @@ class Player:
         self.stack = ExitStack()
         self.round: Callable[[float], tuple[float, list[float]]]
 
-    def prepare(self, name: str, x: int) -> float:
-        """Get ready for the work at this size. Returns how long the first run took, with getting ready."""
-        began = time.perf_counter()
+    def prepare(self, name: str, x: int) -> tuple[float, float]:
+        """Get ready for the work at this size. Returns the seconds of all that, and of the first run alone."""
+        began = ready = time.perf_counter()
         kind = works.BY_NAME[name].kind
         if kind in ("together", "fan-out"):
             if x > self.peer.most_processes:
@@ -42,9 +42,11 @@ class Player:
             self.round = self._together(name, x) if kind == "together" else self._fan_out(name, x)
         else:
             call = self.peer.works[name](self.peer, x)
+            ready = time.perf_counter()
             call()
             self.round = lambda seconds: self._calls(call, seconds)
-        return time.perf_counter() - began
+        now = time.perf_counter()
+        return now - began, now - ready
 
     def finish(self) -> None:
         self.stack.close()

@@ -28,12 +28,18 @@ ORDER = (
 )  # fmt: skip
 
 
+Round = tuple[float, list[float]]
+"""Seconds of one, and samples."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How much time a run takes."""
 
     rounds: int
     round_s: float
+    enough_s: float
+    """A peer that took so long at one size has no further rounds. A first run that took twice that is its figure."""
     limit_s: float
     """A size of which one run would take longer is left out."""
     fresh_rounds: int
@@ -42,8 +48,8 @@ class Pace:
     """When so much time has passed, what has not begun is left out."""
 
 
-FULL = Pace(rounds=5, round_s=0.3, limit_s=8.0, fresh_rounds=3, idle_s=3.0, total_s=1150.0)
-QUICK = Pace(rounds=3, round_s=0.1, limit_s=1.5, fresh_rounds=1, idle_s=2.0, total_s=240.0)
+FULL = Pace(rounds=5, round_s=0.25, enough_s=3.0, limit_s=12.0, fresh_rounds=3, idle_s=3.0, total_s=1150.0)
+QUICK = Pace(rounds=3, round_s=0.1, enough_s=0.5, limit_s=3.0, fresh_rounds=1, idle_s=2.0, total_s=240.0)
 
 
 @dataclass
@@ -120,10 +126,10 @@ class Run:
                 except LeftOut as why:
                     self._leave(work, side, x, str(why))
                     self._finish(side)
-            took = {side.name: self._point(work, side, x, found) for side, found in self._rounds(work, ready, x)}
+            took = {side.name: self._point(work, side, x, found) for side, found in self._rounds(work, ready, x, first)}
             for side in ready:
                 self._finish(side)
-                costs.setdefault(side.name, []).append(took.get(side.name) or first[side.name])
+                costs.setdefault(side.name, []).append(took.get(side.name) or first[side.name][0])
             if at + 1 < len(points):
                 sides = self._who_goes_on(work, sides, costs, points[at:])
 
@@ -145,14 +151,20 @@ class Run:
         except (LeftOut, OSError):
             side.stop(in_peace=False)  # It is started anew when it is needed again.
 
-    def _rounds(self, work: Work, ready: list[Side], x: int) -> list[tuple[Side, list[tuple[float, list[float]]]]]:
+    def _rounds(
+        self, work: Work, ready: list[Side], x: int, first: dict[str, tuple[float, float]]
+    ) -> list[tuple[Side, list[Round]]]:
         """Of each, the rounds: seconds for one, and samples."""
-        found: dict[str, list[tuple[float, list[float]]]] = {side.name: [] for side in ready}
+        found: dict[str, list[Round]] = {side.name: [] for side in ready}
         spent = dict.fromkeys(found, 0.0)
+        if work.kind == "whole":
+            for name, (_, run_s) in first.items():
+                if name in found and run_s > 2 * self.pace.enough_s:
+                    found[name], spent[name] = [(run_s, [run_s])], run_s
         failed: set[str] = set()
         for _ in range(self.pace.rounds):
             for side in ready:
-                if side.name in failed or spent[side.name] > self.pace.limit_s:
+                if side.name in failed or spent[side.name] > self.pace.enough_s:
                     continue
                 began = time.perf_counter()
                 try:
@@ -163,7 +175,7 @@ class Run:
                 spent[side.name] += time.perf_counter() - began
         return [(side, found[side.name]) for side in ready if found[side.name] and side.name not in failed]
 
-    def _point(self, work: Work, side: Side, x: int, found: list[tuple[float, list[float]]]) -> float:
+    def _point(self, work: Work, side: Side, x: int, found: list[Round]) -> float:
         """Note a point. Returns the seconds of one run."""
         rounds, samples = [one for one, _ in found], [sample for _, some in found for sample in some]
         every = samples if work.kind in ("call", "whole") else rounds
