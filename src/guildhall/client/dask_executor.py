@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures as standard
+from functools import partial
 from typing import Any, TypeVar
 
 from .. import deadline
@@ -12,7 +13,7 @@ from ..deadline import Timeout
 from ..errors import Misuse, WrongType
 from .client import Client, Executor
 from .dask_futures import DaskFuture
-from .executor import OPTIONS
+from .executor import OPTIONS, _buffersize, _results_ahead
 
 T = TypeVar("T")
 
@@ -58,15 +59,31 @@ class DaskExecutor(Executor):
         return self._entered(self._client.submit(call, *args, **self._options))
 
     def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: Timeout = None, chunksize: int = 1
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: Timeout = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
-        """The results of the calls, in their order. `chunksize` changes nothing: Dask sends them together."""
+        """The results of the calls, in their order. `chunksize` changes nothing: Dask sends them together.
+
+        `buffersize`: so many calls at most are ahead of the result that is asked for.
+        """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         self._expect_open()
         until = deadline.after(deadline.seconds(timeout))
+        if buffersize is not None:
+            return _results_ahead(
+                partial(self._sent, fn), zip(*iterables, strict=False), _buffersize(buffersize), until
+            )
         made = self._client.map(fn, *(iterables or ((),)), **self._options)
         return _results([self._entered(one) for one in made][::-1], until)
+
+    def _sent(self, fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[CallFuture]:
+        made = self._client.map(fn, *zip(*calls, strict=True), **self._options) if calls else []
+        return [self._entered(one) for one in made]
 
     def _expect_open(self) -> None:
         if self._is_shut:

@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures as standard
 from contextlib import suppress
 from functools import partial
@@ -488,7 +488,7 @@ def _buffersize(given: Any) -> int:
 
 
 def _results_ahead(
-    send: Callable[[list[tuple[Any, ...]]], list[CallFuture]],
+    send: Callable[[list[tuple[Any, ...]]], Sequence[standard.Future[Any]]],
     calls: Iterator[tuple[Any, ...]],
     size: int,
     until: float | None,
