@@ -159,17 +159,35 @@ def test_a_lock_that_comes_free_in_another_way_is_seen_from_the_seat(patient: Ha
     assert is_clean(patient)
 
 
-def test_ctrl_c_anywhere_in_the_seat_leaves_the_lock_free(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["in the seat", "in line", "asleep"])
+def test_ctrl_c_anywhere_in_a_wait_leaves_the_lock_free(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    plain_sleep = hall.host.sleep
+
     def case() -> tuple[Callable[[], Any], Callable[[str], None]]:
         one, other = Lock("l"), Lock("l")
         one.acquire()
-        monkeypatch.setattr(hall.host, "relax", lambda: one.locked() and one.fencing_token and one.release())
+        if where != "in the seat":
+            hall.host.seats[other._seat] = other._about + 1  # It is taken.
+
+        def let_go(*args: Any) -> None:
+            if one.fencing_token is not None:
+                one.release()
+
+        if where == "asleep":
+            monkeypatch.setattr(hall.host, "look_s", lambda left_s: 0.0)
+            monkeypatch.setattr(hall.host, "sleep", lambda *args: (let_go(), plain_sleep(*args)))
+        else:
+            monkeypatch.setattr(hall.host, "relax", let_go)
 
         def call() -> None:
             assert other.acquire(timeout=5)
             other.release()
 
         def check(where: str) -> None:
+            hall.host.seats[other._seat] = 0
+            assert "Lock.acquire" not in where or other.fencing_token is None, where
             for lock in (one, other):  # At the first line of `release` it has not begun.
                 if lock.fencing_token is not None:
                     lock.release()

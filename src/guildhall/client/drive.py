@@ -147,7 +147,8 @@ def run(host: EmbeddedHost, flow: Flow[T]) -> T:
                 is_granted = None
                 flow.throw(error)
     finally:
-        sleeper.close()
+        if sleeper.is_open:  # Else no call, in which Ctrl-C could come when the flow can give back nothing any more.
+            sleeper.close()
 
 
 class _Sleeper:
@@ -159,6 +160,8 @@ class _Sleeper:
         self._armed: Waiter | None = None
         self._go_on: Callable[[], None] | None = None
         self._vigil: ThreadsVigil | None = None
+        self.is_open = False
+        """Whether it has anything to let go of."""
 
     def step(self, step: Pause | Glance) -> bool | None:
         """Do what the flow gives. True if its waiter is granted, seen in a glance."""
@@ -167,6 +170,7 @@ class _Sleeper:
         if step is DONE:
             self.close()
         else:
+            self.is_open = True
             self.pause(step)
         return None
 
@@ -246,6 +250,7 @@ class _Sleeper:
         go_on, self._go_on = self._go_on, None
         if go_on is not None:
             go_on()
+        self.is_open = False
 
 
 async def _next_turn(flow: Flow[T]) -> None:
