@@ -62,11 +62,11 @@ def test_a_run_measures_all_peers_in_turn_and_names_who_is_missing(
     found = {(point["work"], point["peer"], point["x"]): point for point in results.points}
     for peer in ("guildhall", "multiprocessing"):
         assert 0 < found["lock", peer, 1]["value"] <= found["lock", peer, 1]["p99"]
-        assert found["increments", peer, 8]["value"] > 100
+        assert found["increments", peer, 8]["value"] > 0
         assert found["increments", peer, 8]["call_us"]["p50"] > 0
-    assert found["map", "guildhall", 100]["value"] > 100
-    assert found["map", "ProcessPoolExecutor", 100]["value"] > 10
-    assert found["start", "guildhall", 1]["value"] > 1
+    assert found["map", "guildhall", 100]["value"] > 0
+    assert found["map", "ProcessPoolExecutor", 100]["value"] > 0
+    assert found["start", "guildhall", 1]["value"] > 0
     path = tmp_path / "results.json"
     results.save(path)
     text = report.markdown(report.load(path))

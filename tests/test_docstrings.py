@@ -63,12 +63,12 @@ def given() -> dict[str, Any]:
         variable.set(values[name])
     Queue("jobs").put("https://example.org")
     Pub("prices", keep=1).put(1)
-    calls = dict.fromkeys(("work_on", "use", "fetch", "work", "call", "send", "plan"), nothing)
+    calls = dict.fromkeys(("work_on", "use", "fetch", "work", "call", "send", "plan", "merge"), nothing)
     return {**variables, **calls, "write": enough, "queue": queue, "parts": [1, 2], "letter": "Dear"}
 
 
 OTHERS: dict[str, Callable[[], Any]] = {
-    "Barrier 1": lambda: Barrier("round", 3).wait(timeout=10),
+    "Barrier 1": lambda: [Barrier(name, 3).wait(timeout=10) for name in ("round", "step")],
     "Latch 1": lambda: Latch("loaded", 3).count_down(),
     "Event 1": lambda: Event("ready").set(),
 }

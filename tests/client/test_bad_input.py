@@ -294,7 +294,14 @@ def test_without_a_hall_constructors_work_and_calls_say_what_to_do(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: Client(5), lambda: Client("tcp://x:1"), lambda: LocalCluster("2"), lambda: Client(n_workers=1.0)]
+    "call",
+    [
+        lambda: Client(5),
+        lambda: Client("jobs"),
+        lambda: Client(""),
+        lambda: LocalCluster("2"),
+        lambda: Client(n_workers=1.0),
+    ],
 )
 def test_a_cluster_of_another_type_is_refused(call: Any) -> None:
     with pytest.raises(TypeError, match="expected"):

@@ -124,10 +124,10 @@ def test_a_map_with_a_buffer_takes_the_memory_of_that_however_long_it_is(client:
             assert result == given**2
             given += 1
             if given in (1_000, 3_000):
-                counts.append(objects() - before)
+                counts.append(eventually(lambda: objects() - before <= 210))  # Other threads let go of some.
         assert (given, sent) == (4_000, 4_000)
         assert most <= 201
-        assert max(counts) <= 210
+        assert counts == [True, True]
         assert list(executor.map(pow, [1, 2, 3, 4, 5], [2] * 9, chunksize=2, buffersize=1)) == [1, 4, 9, 16, 25]
         assert list(executor.map(square, [], buffersize=3)) == []
         for wrong, error in ((0, ValueError), (True, TypeError), ("2", TypeError)):

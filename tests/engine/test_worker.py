@@ -8,12 +8,15 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from faults import eventually
 
 from guildhall import Client, Event
 from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Recipe
+from guildhall.engine.local.worker import Run
+from guildhall.errors import StoreFull
 from guildhall.primitives import sessions, values
 from guildhall.store.memory import MemoryStore
 
@@ -92,6 +95,41 @@ def test_the_count_of_ready_tasks_is_exact_whatever_happens() -> None:
         check()
         store.transact(tasks.finish, claimed[0], [tasks.Done(oid, values.FINISHED, b"") for oid, _ in claimed[1]])
     check()
+
+
+def test_a_thread_does_not_go_on_while_what_it_has_not_begun_is_given_back() -> None:
+    """It would claim what stands behind that, and end when there is no room to give anything back."""
+    store, is_full = MemoryStore(), False
+    store.transact(sessions.join, sessions.Session(1, 101, "worker"))
+    submitted(store, 3)
+    went_on: list[tuple[bool, object]] = []
+
+    class Host:
+        def transact(self, op: Any, *args: Any) -> Any:
+            if op is tasks.unclaim:
+                thread = threading.Thread(target=lambda: went_on.append((is_back, run._next(None))))
+                thread.start()
+                thread.join(0.05)
+                threads.append(thread)
+                if is_full:
+                    raise StoreFull("no room")
+            return store.transact(op, *args)
+
+    for is_full in (True, False):
+        threads: list[threading.Thread] = []
+        is_back = False
+        claimed = store.transact(tasks.claim, 1, 2, None)
+        assert isinstance(claimed, tuple)
+        run = Run(Host(), claimed[0], claimed[1])  # type: ignore[arg-type]
+        run.yield_rest()
+        is_back = True
+        for thread in threads:
+            thread.join()
+        (task,) = [next_up for _, next_up in went_on]
+        assert task == (claimed[1][0] if is_full else None)
+        if is_full:
+            store.transact(tasks.unclaim, claimed[0], [oid for oid, _ in claimed[1]])
+        went_on.clear()
 
 
 def test_the_dead_are_held_against_the_task_that_ran_and_not_against_its_neighbours() -> None:

@@ -120,7 +120,7 @@ def test_a_name_is_taken_as_it_is_or_refused(kind: str, shared: guildhall.Hall) 
             thing = getattr(guildhall, kind)(name, hall=shared)
         except GuildhallError:
             return
-        assert name in (None, "") or alike(thing.name, name)
+        assert not name or alike(thing.name, name)
         with suppress(GuildhallError):
             thing.statistics()
 
@@ -159,8 +159,8 @@ def test_what_is_opened_is_opened_or_refused(tmp_path: Path, monkeypatch: pytest
 @fuzzed
 @given(anything.filter(lambda what: what is not None))
 def test_a_client_of_something_else_is_refused(what: Any) -> None:
-    if isinstance(what, str) and "://" in what:
-        return
+    if isinstance(what, str) and ":" in what:
+        return  # It may be the address of a cluster.
     with pytest.raises((GuildhallError, TypeError)):
         Client(what)
 
@@ -216,8 +216,9 @@ def test_all_kinds_that_can_be_named_are_tried() -> None:
 
 
 @pytest.mark.parametrize("name", [0, 0.0, False, (), b""])
-def test_zero_and_what_is_empty_are_names_as_others_are(name: Any, shared: guildhall.Hall) -> None:
-    """Of `Lock(i)` for i in range(4), the first was another one in each process."""
-    guildhall.Variable(name, hall=shared).set(7)
-    assert guildhall.Variable(name, hall=shared).get(timeout=0) == 7
-    assert guildhall.Variable(hall=shared).name != guildhall.Variable("", hall=shared).name
+def test_zero_and_what_is_empty_are_no_names(name: Any, shared: guildhall.Hall) -> None:
+    """As of the peer: each gets one of its own."""
+    one, other = guildhall.Variable(name, hall=shared), guildhall.Variable(name, hall=shared)
+    assert one.name != other.name
+    one.set(7)
+    assert guildhall.Variable(one.name, hall=shared).get(timeout=0) == 7

@@ -54,6 +54,8 @@ def lacking(name: str, life: SimHost, seen: set[str]) -> Iterator[str]:
     if method is None:
         yield name
         return
+    if not inspect.isfunction(method):
+        return  # A plain value, which is inherited as it is.
     tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "self":

@@ -56,8 +56,8 @@ class Client:
     ) -> None:
         if cluster is not None and not isinstance(cluster, LocalCluster):
             raise WrongType(
-                "Client: expected a LocalCluster, the address of a Dask cluster, or nothing, "
-                f"got {type(cluster).__name__}"
+                "Client: expected a LocalCluster, the address of a Dask cluster such as 'tcp://host:8786', or nothing, "
+                f"got {type(cluster).__name__} {cluster!r:.60}"
             )
         self._pure = pure
         self._asked = None if cluster is not None else {"n_workers": n_workers, **options}

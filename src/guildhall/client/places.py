@@ -22,7 +22,15 @@ def cluster_meant(given: Any) -> Any:
     if given is None:
         named = os.environ.get("GUILDHALL")
         return named if is_address(named) else None
-    return given if isinstance(given, str) or _is_of_distributed(type(given)) else None
+    if isinstance(given, str):
+        return given if is_address(given) or _has_port(given) else None
+    return given if _is_of_distributed(type(given)) else None
+
+
+def _has_port(text: str) -> bool:
+    """Whether it looks like "host:8786", which Dask takes for the address of a scheduler."""
+    host, _, port = text.rpartition(":")
+    return port.isdecimal() and host != "" and not any(one.isspace() or one == "/" for one in host)
 
 
 def _is_of_distributed(kind: type) -> bool:

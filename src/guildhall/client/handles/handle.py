@@ -19,7 +19,7 @@ class Handle:
     _kind = "handle"
 
     def __init__(self, name: Any = None, *, hall: Any = None, client: Any = None) -> None:
-        is_unnamed = name is None or (isinstance(name, str) and not name)  # 0 and () are names as others are.
+        is_unnamed = not name  # As of the peer: 0 and "" are no names.
         self.name = f"{self._kind}-{uuid.uuid4().hex}" if is_unnamed else name
         if isinstance(self.name, list):
             self.name = tuple(self.name)

@@ -14,6 +14,7 @@ import threading
 import time
 from _thread import get_ident
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
 
@@ -137,15 +138,12 @@ class Run:
 
     def yield_rest(self) -> None:
         """Tell what is done and give the tasks not begun to others."""
-        with self._gate:
-            rest, self.todo = self.todo, []
+        with self._gate:  # Until they are back: our thread is not to claim those behind them meanwhile.
+            if self.todo:
+                with suppress(StoreFull):  # No room to give them back: they stay ours.
+                    self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in self.todo])
+                    self.todo = []
         self.tell()
-        if rest:
-            try:
-                self.host.transact(tasks.unclaim, self.key, [oid for oid, _ in rest])
-            except StoreFull:  # No room to give them back: they stay ours.
-                with self._gate:
-                    self.todo = rest + self.todo
 
 
 class Worker:
