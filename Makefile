@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos clean
+.PHONY: demo test check bench chaos partitions clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,9 @@ bench: .venv/bench-ready
 
 chaos: .venv/ready
 	$(BIN)/python -m pytest -m chaos
+
+partitions: .venv/ready
+	$(BIN)/python -m pytest -m partitions tests/dask
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
