@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from ... import deadline
 from ...errors import Misuse
@@ -29,6 +30,16 @@ LOOK_AGAIN_S = 8.0
 PART_BYTES = 1 << 20
 """Large values travel in parts, between which others have their turn."""
 _MAX_TOLD = 1 << 16
+
+_hosts: WeakSet[DaskHost] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for host in list(_hosts):
+        host._new_locks()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 AnyLink = Link | DirectLink
 
@@ -140,8 +151,8 @@ class DaskHost(EmbeddedHost):
         self.before_leaving: list[Callable[[], None]] = []
         self.lend_hand: Callable[[], bool | None] = _nothing_to_do
         self.run_awaited: Callable[[bytes], object] | None = None
-        self._rejoining = threading.RLock()
-        self._flushing = threading.RLock()
+        self._new_locks()
+        _hosts.add(self)
         self._mark = forks.NO_MARK
         self._is_closed = False
         self.link: Any = None
@@ -172,14 +183,16 @@ class DaskHost(EmbeddedHost):
         self._pid = os.getpid()
         self._mark = forks.mark()
 
+    def _new_locks(self) -> None:
+        """In a forked child, too: another thread may have held the old ones, and is not here."""
+        self._rejoining = threading.RLock()
+        self._flushing = threading.RLock()
+
     def _tell(self, what: str, args: tuple[Any, ...]) -> None:
         self.link.tell(what, args)
 
     def rejoin(self) -> None:
         """In a forked child, and after the hall has counted this session as dead: a session of its own."""
-        if os.getpid() != self._pid:
-            self._rejoining = threading.RLock()  # Another thread may have held it, and is not here.
-            self._flushing = threading.RLock()
         with self._rejoining:
             if self._is_closed:
                 raise Misuse(f"hall at {self.directory}: it is closed; connect to it again")

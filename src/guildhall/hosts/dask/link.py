@@ -189,6 +189,7 @@ class Link:
             self.wait(slot, None)
         except BaseException:
             if slot.fills is not None and slot.frame:  # What is in it is taken, and nobody would bring it again.
+                self._flush()
                 self.wait(slot, deadline.after(NET_S))
             raise
         finally:
@@ -268,6 +269,7 @@ class Link:
     def _resign(self, slot: Slot) -> None:
         if self._lead.get("it") is slot:
             self._lead.pop("it", None)
+        if self._followers and not self._lead:  # Also if it did not lead: its turn may have come as it was done.
             for event in list(self._followers.values()):
                 event.set()
                 break
