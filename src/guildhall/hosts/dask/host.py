@@ -20,6 +20,7 @@ from ...store.lmdb import Reader, Usage
 from ...store.transaction import Waiter
 from ..embedded import MAX_DROPPED, Call, EmbeddedHost, _nothing_to_do, _take
 from ..marks import LANES, Lane, Marks
+from ..sweeper import Sweeper
 from .link import DirectLink, Link, SessionOver, Slot
 from .scheduler import NOT_YET
 
@@ -157,6 +158,7 @@ class DaskHost(EmbeddedHost):
         self._is_closed = False
         self.link: Any = None
         self._sit_down()
+        self._sweeper = Sweeper(self)
 
     # -- the session --------------------------------------------------------------------------------------------------
 
@@ -249,6 +251,11 @@ class DaskHost(EmbeddedHost):
     def read_due(self, waiter: Waiter, op: Callable[..., Any], *args: Any) -> Any:
         found = self._due.pop(waiter.number, None)
         return self.read(op, *args) if found is None else found[0]
+
+    def defer(self, op: Callable[..., Any], *args: Any) -> None:
+        """As there, and soon: nothing of it waits for this process to ask for something else."""
+        super().defer(op, *args)
+        self.hurry()
 
     def _ask_to_flush(self, most: int = MAX_DROPPED) -> None:
         if len(self._dropped) > most and not self._deferred:
@@ -448,6 +455,7 @@ class DaskHost(EmbeddedHost):
                 self.link.close()
         self._is_closed = True
         self._mark = forks.NO_MARK
+        self._sweeper.close()
         for bell in list(self._bells_by_number.values()):
             bell.close()
         self.watch.close()
