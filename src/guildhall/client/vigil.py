@@ -26,6 +26,8 @@ class Owned(NamedTuple):
 
 AGAIN_S = 1.0
 """A circle may also be closed by what nobody waits for, such as the end of a thread: so it is looked for this often."""
+FAR_AGAIN_S = 16.0
+"""In a hall that is far, at last this often."""
 
 
 class Vigil:
@@ -40,6 +42,7 @@ class Vigil:
         self._stated: Statement | None = None
         self._is_declared = False
         self._next_s = 0.0
+        self._again_s = AGAIN_S
 
     def begin(self, bell: int) -> bool:
         """Fall asleep, to be woken by that bell. False if it is granted; raises DeadlockError if it never could be."""
@@ -65,7 +68,9 @@ class Vigil:
             or (state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits))
         ):
             self._declare(state, is_late=True)
-        self._next_s = deadline.now() + AGAIN_S
+        if self._host.is_far:  # Each look is a round trip, and of very many waits together a load.
+            self._again_s = min(2 * self._again_s, FAR_AGAIN_S)
+        self._next_s = deadline.now() + self._again_s
 
     def _declare(self, state: Statement | None, *, is_late: bool = False) -> bool:
         try:
