@@ -682,6 +682,8 @@ class References(distributed.SchedulerPlugin):  # type: ignore[misc]
         """A client has received a future: it is told how it stands. Its task may not have been heard of yet."""
         if key in self._scheduler.tasks:
             self._scheduler.client_desires_keys([key], client)
+        elif key in self._kept:  # It was there, and was cancelled, or lost in a restart.
+            self._scheduler.report({"op": "cancelled-keys", "keys": [key]}, client=client)
         else:
             self._expected.setdefault(key, Counter())[client] += 1
             self._scheduler.loop.call_later(KEEP_S, self._give_up, key, client)
