@@ -223,11 +223,11 @@ def topics(client: guildhall.Client, scheduler: psutil.Process, n: int) -> None:
 # -- a thousand waiters -----------------------------------------------------------------------------------------------
 
 
-async def waiters(scheduler: psutil.Process, seconds: float) -> float:
+async def waiters(scheduler: psutil.Process, settle_s: float, seconds: float) -> float:
     """The share of a core that the scheduler takes while they wait."""
     guildhall.Lock("crowded").acquire()
     waiting = [asyncio.ensure_future(_one()) for _ in range(WAITERS)]
-    await asyncio.sleep(1)
+    await asyncio.sleep(settle_s)
     share = await _share(scheduler, seconds)
     for one in waiting:
         one.cancel()
@@ -239,7 +239,7 @@ async def _one() -> None:
     await aio.Lock("crowded").acquire()
 
 
-async def their_waiters(address: str, scheduler: psutil.Process, seconds: float) -> float:
+async def their_waiters(address: str, scheduler: psutil.Process, settle_s: float, seconds: float) -> float:
     async with distributed.Client(address, asynchronous=True, set_as_default=True) as client:
         first = distributed.Semaphore(1, name="crowded-theirs", scheduler_rpc=client.scheduler, loop=client.loop)
         await first.acquire()
@@ -248,7 +248,7 @@ async def their_waiters(address: str, scheduler: psutil.Process, seconds: float)
             for _ in range(WAITERS)
         ]
         waiting = [asyncio.ensure_future(other.acquire()) for other in others]
-        await asyncio.sleep(3)
+        await asyncio.sleep(settle_s)
         share = await _share(scheduler, seconds)
         for one in waiting:
             one.cancel()
@@ -278,9 +278,10 @@ def main() -> None:
         lock_contention(client, native, 50 if quick else 300)
         queue_throughput(client, n // 10)
         topics(client, scheduler, n)
+        times_s = (1, 3) if quick else (16, 16)  # Who waits looks for circles after 1, 2, 4, ... and then each 16 s.
         idle = asyncio.run(_share(scheduler, 3))
-        mine = asyncio.run(waiters(scheduler, 3))
-        theirs = asyncio.run(their_waiters(address, scheduler, 3))
+        mine = asyncio.run(waiters(scheduler, *times_s))
+        theirs = asyncio.run(their_waiters(address, scheduler, *times_s))
         print(
             f"{WAITERS} waiters on one lock: the scheduler takes {100 * mine:.1f} % of a core, "
             f"with Dask's {100 * theirs:.1f} %, with nobody {100 * idle:.1f} %"
