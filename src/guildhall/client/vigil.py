@@ -28,6 +28,10 @@ AGAIN_S = 1.0
 """A circle may also be closed by what nobody waits for, such as the end of a thread: so it is looked for this often."""
 
 
+SOON_S = 0.04
+"""So long a wait far from the hall lasts before it is declared, if it has nothing to state."""
+
+
 class Vigil:
     """One endless wait, from falling asleep on. `state` says what its agent holds, when asked: at once, or (True) with
     all that can be found out."""
@@ -50,7 +54,7 @@ class Vigil:
             self._bell = self._waiter.bell  # What rings there, whatever is woken here.
             if state is None or not is_asleep:  # To declare would be a round trip, and most waits are short.
                 self._is_declared = not is_asleep
-                self._next_s = deadline.now() + AGAIN_S
+                self._next_s = deadline.now() + SOON_S
                 return is_asleep
         return self._declare(state)
 
@@ -64,7 +68,7 @@ class Vigil:
             or not self._is_declared
             or (state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits))
         ):
-            self._declare(state, is_late=True)
+            self._declare(state, is_late=self._is_declared)
         self._next_s = deadline.now() + AGAIN_S
 
     def _declare(self, state: Statement | None, *, is_late: bool = False) -> bool:
