@@ -26,8 +26,8 @@ from .scheduler import NOT_YET
 
 AWAKE = 1 << 32
 """The bell of a wait that has none: its ring is told all the same."""
-LOOK_AGAIN_S = 8.0
-"""A sleeper looks by itself this often for what time has come for."""
+LOOK_FIRST_S, LOOK_AGAIN_S = 0.05, 8.0
+"""A sleeper looks by itself for what time has come for: first after so long, and at last this often."""
 PART_BYTES = 1 << 20
 """Large values travel in parts, between which others have their turn."""
 _MAX_TOLD = 1 << 16
@@ -367,7 +367,7 @@ class DaskHost(EmbeddedHost):
     def sleep(self, bell: Any, timeout_s: float | None) -> None:
         """Until rung, or it is time to look: the longer it lasts the less often, as each look is a round trip."""
         self.flush()
-        limit_s = min(2.0**bell.sleeps, LOOK_AGAIN_S)
+        limit_s = min(2.0 ** (bell.sleeps - 1), LOOK_AGAIN_S) if bell.sleeps else LOOK_FIRST_S
         bell.sleeps += 1
         bell.wait(limit_s if timeout_s is None else min(timeout_s, limit_s))
 

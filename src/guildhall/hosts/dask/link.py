@@ -346,7 +346,8 @@ class Link:
         if number:
             slot = self._pending.get(number)
             if slot is not None:
-                _, slot.is_good, slot.answer = message
+                _, slot.is_good, answer = message
+                slot.answer = answer if slot.is_good else wire.error_of(*answer)
                 if slot.is_good and slot.fills is not None:
                     slot.answer, slot.fills[:] = slot.answer
                 slot.finish()

@@ -355,7 +355,7 @@ class Line:
             self._out.append(memoryview(answers[number]))
             return
         if seat.number not in self._hall.seats:
-            answer = wire.frame((number, False, Broken("the session is over")))
+            answer = wire.frame((number, False, wire.failure(Broken("the session is over"))))
         else:
             answer = self._answer(number, op, args, ahead, reads)
         if number:
