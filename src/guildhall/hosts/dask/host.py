@@ -75,10 +75,10 @@ class FarBell(Slot):
                 self._pair[1].send(b"!")
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until rung, at most that long. False: a death is the scheduler's business."""
-        self._host.link.wait(self, deadline.after(timeout_s))
+        """Sleep until rung, at most that long. True if it was: then it is time to look, and not to give way."""
+        is_rung = bool(self._host.link.wait(self, deadline.after(timeout_s)))
         self.is_done = False
-        return False
+        return is_rung
 
     def hush(self) -> None:
         """Take all rings out."""
