@@ -104,3 +104,13 @@ def test_a_scheduler_without_guildhall_is_told_what_to_install(tmp_path: Path) -
             dask.connect(client)
     finally:
         cluster.close()
+
+
+def test_a_snapshot_tells_what_is_in_a_hall_that_is_far(hall: guildhall.Hall) -> None:
+    Variable("v", hall=hall).set(bytes(200_000))
+    Queue("q", hall=hall).put(1)
+    with Lock("l", hall=hall):
+        seen = hall.snapshot()
+    assert {"variable", "queue", "lock"} <= seen.things.keys()
+    assert (seen.blobs.count, len(seen.sessions)) == (1, 1)
+    assert seen.as_dict()["path"] == "far"

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import deadline
 from ..engine.local import tasks
+from ..hosts.embedded import EmbeddedHost
 from ..hosts.observer import Looking, blob_files
 from ..primitives import (
     barrier,
@@ -327,6 +328,8 @@ def _tasks(hall: Looking, running: tuple[RunningTask, ...], max_objects: int) ->
 
 
 def _blobs(hall: Looking) -> Blobs:
+    if isinstance(hall, EmbeddedHost) and hall.is_far:
+        return Blobs(*hall.blobs(), 0)
     files = blob_files(hall.directory)
     return Blobs(len(files), sum(file.size_bytes for file in files), sum(file.is_elsewhere for file in files))
 

@@ -434,6 +434,11 @@ class DaskHost(EmbeddedHost):
         """The parts of a large value, writable. Raises FileNotFoundError if it has gone."""
         return [bytearray().join(self._ask("fetch", blob, number) for number in here) for here in places]
 
+    def blobs(self) -> tuple[int, int]:
+        """How many large values the scheduler has, and their size in bytes."""
+        number, size_bytes = self._ask("blobs")
+        return number, size_bytes
+
     def remove_blob(self, blob: str) -> None:
         self._ask("remove", blob)
 
