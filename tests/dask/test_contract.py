@@ -30,6 +30,7 @@ MODULES = (
 )  # fmt: skip
 OF_THIS_MACHINE = {
     "test_what_happens_while_a_waiter_hangs_its_bell_is_not_slept_over",  # A far one has it from the beginning.
+    "test_a_reader_that_wants_to_write_and_a_reader_behind_a_writer",  # Another of the circle is told: guarantees.md.
     "test_a_large_item_that_was_never_put_leaves_nothing",  # Files.
     "test_an_unreadable_item_goes_to_the_dead_letters_and_its_batch_back",
     "test_large_items_leave_nothing_once_they_are_done",

@@ -75,10 +75,10 @@ class FarBell(Slot):
                 self._pair[1].send(b"!")
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until rung, at most that long. False: a death is the scheduler's business."""
-        self._host.link.wait(self, deadline.after(timeout_s))
+        """Sleep until rung, at most that long. True if it was: then it is time to look, and not to give way."""
+        is_rung = bool(self._host.link.wait(self, deadline.after(timeout_s)))
         self.is_done = False
-        return False
+        return is_rung
 
     def hush(self) -> None:
         """Take all rings out."""
@@ -433,6 +433,11 @@ class DaskHost(EmbeddedHost):
     def fetch(self, blob: str, places: Sequence[Sequence[int]]) -> list[bytearray]:
         """The parts of a large value, writable. Raises FileNotFoundError if it has gone."""
         return [bytearray().join(self._ask("fetch", blob, number) for number in here) for here in places]
+
+    def blobs(self) -> tuple[int, int]:
+        """How many large values the scheduler has, and their size in bytes."""
+        number, size_bytes = self._ask("blobs")
+        return number, size_bytes
 
     def remove_blob(self, blob: str) -> None:
         self._ask("remove", blob)

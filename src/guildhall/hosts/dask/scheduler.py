@@ -218,6 +218,10 @@ class SchedulerHall:
             return size, size, _available_bytes(), True, False
         return tuple(self.store.usage())  # type: ignore[attr-defined]
 
+    def _do_blobs(self, seat: Seat) -> tuple[int, int]:
+        """How many there are, and their size in bytes."""
+        return len(self.blobs), sum(len(part) for parts in self.blobs.values() for part in parts)
+
     # -- large values -------------------------------------------------------------------------------------------------
 
     def _do_lay(self, seat: Seat, blob: str, part: bytes) -> None:

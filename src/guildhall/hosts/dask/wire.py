@@ -31,6 +31,7 @@ _HOMES = (
     "guildhall.errors",
 )
 """Where ops, records and errors are."""
+_ALSO = {("collections", "deque"), ("datetime", "timedelta"), ("functools", "partial")}
 _PLAIN = {"set", "frozenset", "bytearray", "complex", "range", "slice"}
 
 
@@ -41,7 +42,7 @@ def named(module: str, name: str) -> Any:
         found = getattr(builtins, name, None)
         if name in _PLAIN or (isinstance(found, type) and issubclass(found, Exception)):
             return found
-    elif module in ("collections", "datetime") and name in ("deque", "OrderedDict", "timedelta"):
+    elif (module, name) in _ALSO:
         return getattr(importlib.import_module(module), name)
     elif module.startswith(_HOMES) and name.isidentifier():
         found = getattr(importlib.import_module(module), name, None)
