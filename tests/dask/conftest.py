@@ -1,6 +1,9 @@
 """One cluster for all tests of the session, its scheduler and workers processes of their own; and halls that are far.
 
 The tests of handles are beside the client; here they run again, over a hall that is far.
+
+Those come first, by the names of the files: a circle through plain holds is told only while no other thread of the
+process could help, and clients of distributed leave threads behind.
 """
 
 from __future__ import annotations
