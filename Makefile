@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench bench-quick bench-report docs chaos long-tests simulate mutations soak fuzz clean
+.PHONY: demo test check bench bench-quick bench-report docs chaos long-tests partitions simulate mutations soak fuzz clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -71,6 +71,9 @@ fuzz: .venv/ready
 
 soak: .venv/bench-ready
 	$(BIN)/python bench/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT))
+
+partitions: .venv/ready
+	$(BIN)/python -m pytest -m partitions tests/dask
 
 clean:
 	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from far import Far
 
 import guildhall
 from guildhall import Client
@@ -95,14 +94,8 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def hall(request: pytest.FixtureRequest) -> Iterator[guildhall.Hall]:
+def hall() -> Iterator[guildhall.Hall]:
     """A private hall without workers."""
-    if os.environ.get("FAR"):
-        far = Far()
-        with guildhall.Hall(far.host()) as made:
-            yield made
-        far.close()
-        return
     with guildhall.open() as made:
         yield made
 

@@ -159,6 +159,8 @@ def _nested(level: int | None, threads: int | None, options: dict[str, Any]) -> 
 
 
 def _workers(client: Client) -> int:
+    if client.host.is_far:
+        return sum(client.nthreads().values())
     return client.host.read(tasks.slots)
 
 

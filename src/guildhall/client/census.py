@@ -7,7 +7,6 @@ up or keeps old pages for long (`primitives/census.py`); so each thing is of one
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from .. import deadline
 from ..engine.local import tasks
+from ..hosts.embedded import EmbeddedHost
 from ..hosts.observer import Looking, blob_files
 from ..primitives import (
     barrier,
@@ -350,7 +350,9 @@ def _tasks(hall: Looking, running: tuple[RunningTask, ...], max_objects: int) ->
 
 
 def _blobs(hall: Looking) -> Blobs:
-    files = blob_files(hall.directory) if os.path.isdir(hall.directory) else []  # In a scheduler they are no files.
+    if isinstance(hall, EmbeddedHost) and hall.is_far:
+        return Blobs(*hall.blobs(), 0)
+    files = blob_files(hall.directory)
     return Blobs(len(files), sum(file.size_bytes for file in files), sum(file.is_elsewhere for file in files))
 
 

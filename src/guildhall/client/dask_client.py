@@ -18,6 +18,7 @@ from .client import MISSING, Client, _clients
 from .cluster import amounts
 from .dask_futures import DaskFuture, substitute, wrapped
 from .futures import Future, expect_futures
+from .hall import Hall
 from .purity import Given, expect_key
 
 _LOCAL = frozenset(
@@ -54,15 +55,9 @@ class DaskClient(Client):
         self._pure = pure
         self._asked = None
         self.cluster: Any = cluster if hasattr(cluster, "scheduler_address") else None
-        self.engine = dask.connect(given, security=security, **told)
-        try:
-            self.host: Any = dask_hosts.connect(self.engine.client)
-        except BaseException:
-            self.engine.close()
-            raise
+        self.engine = _entered(given, security=security, **told)
+        self.host: Any = self.engine.host
         self._is_open = True
-        self.engine.enter(self.host)
-        dask_futures.enlist(self.engine)
         current.add_default(self.host)
         _clients.append(self)
 
@@ -333,6 +328,33 @@ class DaskClient(Client):
 
     def _repr_html_(self) -> str:
         return html.table("guildhall Client", [*self._facts(), ("Dashboard", self.engine.dashboard)])
+
+
+class FarHall(Hall):
+    """The hall of a Dask cluster, opened by this process without being a client of its tasks."""
+
+    def __init__(self, address: str) -> None:
+        self._engine = _entered(address)
+        super().__init__(self._engine.host)
+
+    def close(self) -> None:
+        """Leave the hall. Twice is once."""
+        if self._is_open:
+            self._is_open = False
+            dask_futures.strike(self._engine)
+            self._engine.close()
+
+
+def _entered(given: Any, **options: Any) -> Engine:
+    """A connection to the cluster, with this process in its hall."""
+    engine = dask.connect(given, **options)
+    try:
+        engine.enter(dask_hosts.connect(engine.client))
+    except BaseException:
+        engine.close()
+        raise
+    dask_futures.enlist(engine)
+    return engine
 
 
 class DaskTaskClient(DaskClient):

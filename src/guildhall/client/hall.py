@@ -103,8 +103,12 @@ def open(name: str | os.PathLike[str] | None = None, *, durable: bool = False) -
     at a path: every commit is on disk before the call returns, large values too, so a loss of power takes nothing that
     a call returned. Every process that writes has to open it so: one that does not may leave the store torn.
 
+    The address of a Dask cluster ("tcp://host:port") opens the hall in its scheduler.
+
     Raises HallRefused for a directory that is not safe to use, StoreFull when there is no room.
     """
+    if places.is_address(name) and not durable:
+        return places.of_dask("FarHall")(name)  # type: ignore[no-any-return]
     is_path = _is_path(name)
     if durable and not is_path:
         raise Misuse(

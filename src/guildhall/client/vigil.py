@@ -26,6 +26,10 @@ class Owned(NamedTuple):
 
 AGAIN_S = 1.0
 """A circle may also be closed by what nobody waits for, such as the end of a thread: so it is looked for this often."""
+FAR_AGAIN_S = 16.0
+"""In a hall that is far, at last this often."""
+SOON_S = 0.04
+"""So long a wait far from the hall lasts before it is declared, if it has nothing to state."""
 
 
 class Vigil:
@@ -40,6 +44,7 @@ class Vigil:
         self._stated: Statement | None = None
         self._is_declared = False
         self._next_s = 0.0
+        self._again_s = AGAIN_S
 
     def begin(self, bell: int) -> bool:
         """Fall asleep, to be woken by that bell. False if it is granted; raises DeadlockError if it never could be."""
@@ -50,7 +55,7 @@ class Vigil:
             self._bell = self._waiter.bell  # What rings there, whatever is woken here.
             if state is None or not is_asleep:  # To declare would be a round trip, and most waits are short.
                 self._is_declared = not is_asleep
-                self._next_s = deadline.now() + AGAIN_S
+                self._next_s = deadline.now() + SOON_S
                 return is_asleep
         return self._declare(state)
 
@@ -64,8 +69,10 @@ class Vigil:
             or not self._is_declared
             or (state is not None and self._host.read(deadlock.closes, self._waiter, tasks.awaits))
         ):
-            self._declare(state, is_late=True)
-        self._next_s = deadline.now() + AGAIN_S
+            self._declare(state, is_late=self._is_declared)
+        if self._host.is_far:  # Each look is a round trip, and of very many waits together a load.
+            self._again_s = min(2 * self._again_s, FAR_AGAIN_S)
+        self._next_s = deadline.now() + self._again_s
 
     def _declare(self, state: Statement | None, *, is_late: bool = False) -> bool:
         try:

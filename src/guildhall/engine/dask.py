@@ -339,16 +339,27 @@ def connect(given: Any, **options: Any) -> Engine:
 
 def _opened(given: Any, options: dict[str, Any]) -> distributed.Client:
     given = {} if given is None else {"address": given}
+    told = {name: value for name, value in options.items() if value is not None}
+    client = distributed.Client.__new__(distributed.Client)
     try:
-        return distributed.Client(**given, **{name: value for name, value in options.items() if value is not None})
-    except (OSError, TimeoutError, TypeError) as error:  # TypeError: of a TLS address without what TLS needs.
-        if isinstance(error, TypeError) and "TLS" not in str(error):
+        client.__init__(**given, **told)
+        return client
+    except BaseException as error:
+        _end_half_open(client)  # Its finalizer would do it, in whatever thread it runs, and wait there.
+        if not isinstance(error, OSError | TimeoutError | TypeError):
             raise
+        if isinstance(error, TypeError) and "TLS" not in str(error):
+            raise  # Else of a TLS address without what TLS needs.
         where = given.get("address") or options.get("scheduler_file")
         raise Broken(
             f"cluster {where}: no scheduler of Dask answers there: {error}; see whether it runs, and whether it "
             "wants TLS: Client('tls://...', security=distributed.Security(...))"
         ) from error
+
+
+def _end_half_open(client: distributed.Client) -> None:
+    with suppress(Exception):
+        client.close(timeout=2)
 
 
 def _expect_guildhall(client: distributed.Client) -> None:
@@ -671,6 +682,8 @@ class References(distributed.SchedulerPlugin):  # type: ignore[misc]
         """A client has received a future: it is told how it stands. Its task may not have been heard of yet."""
         if key in self._scheduler.tasks:
             self._scheduler.client_desires_keys([key], client)
+        elif key in self._kept:  # It was there, and was cancelled, or lost in a restart.
+            self._scheduler.report({"op": "cancelled-keys", "keys": [key]}, client=client)
         else:
             self._expected.setdefault(key, Counter())[client] += 1
             self._scheduler.loop.call_later(KEEP_S, self._give_up, key, client)

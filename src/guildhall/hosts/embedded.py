@@ -513,6 +513,10 @@ class EmbeddedHost:
         """The parts of a large value from a hall that is far. Raises FileNotFoundError if it has gone."""
         raise NotImplementedError
 
+    def blobs(self) -> tuple[int, int]:
+        """How many large values a hall that is far has, and their size in bytes."""
+        raise NotImplementedError
+
     def remove_blob(self, blob: str) -> None:
         _remove_blob(self.blob_path(blob))
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from ... import deadline
 from ...errors import Misuse
@@ -20,16 +21,27 @@ from ...store.transaction import Waiter
 from ..embedded import MAX_DROPPED, Call, EmbeddedHost, _nothing_to_do, _take
 from ..marks import LANES, Lane, Marks
 from ..seats import private as private_seats
+from ..sweeper import Sweeper
 from .link import DirectLink, Link, SessionOver, Slot
 from .scheduler import NOT_YET
 
 AWAKE = 1 << 32
 """The bell of a wait that has none: its ring is told all the same."""
-LOOK_AGAIN_S = 8.0
-"""A sleeper looks by itself this often for what time has come for."""
+LOOK_FIRST_S, LOOK_AGAIN_S = 0.05, 8.0
+"""A sleeper looks by itself for what time has come for: first after so long, and at last this often."""
 PART_BYTES = 1 << 20
 """Large values travel in parts, between which others have their turn."""
 _MAX_TOLD = 1 << 16
+
+_hosts: WeakSet[DaskHost] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for host in list(_hosts):
+        host._new_locks()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 AnyLink = Link | DirectLink
 
@@ -64,10 +76,10 @@ class FarBell(Slot):
                 self._pair[1].send(b"!")
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until rung, at most that long. False: a death is the scheduler's business."""
-        self._host.link.wait(self, deadline.after(timeout_s))
+        """Sleep until rung, at most that long. True if it was: then it is time to look, and not to give way."""
+        is_rung = bool(self._host.link.wait(self, deadline.after(timeout_s)))
         self.is_done = False
-        return False
+        return is_rung
 
     def hush(self) -> None:
         """Take all rings out."""
@@ -141,12 +153,13 @@ class DaskHost(EmbeddedHost):
         self.before_leaving: list[Callable[[], None]] = []
         self.lend_hand: Callable[[], bool | None] = _nothing_to_do
         self.run_awaited: Callable[[bytes], object] | None = None
-        self._rejoining = threading.RLock()
-        self._flushing = threading.RLock()
+        self._new_locks()
+        _hosts.add(self)
         self._mark = forks.NO_MARK
         self._is_closed = False
         self.link: Any = None
         self._sit_down()
+        self._sweeper = Sweeper(self)
 
     # -- the session --------------------------------------------------------------------------------------------------
 
@@ -174,14 +187,16 @@ class DaskHost(EmbeddedHost):
         self._pid = os.getpid()
         self._mark = forks.mark()
 
+    def _new_locks(self) -> None:
+        """In a forked child, too: another thread may have held the old ones, and is not here."""
+        self._rejoining = threading.RLock()
+        self._flushing = threading.RLock()
+
     def _tell(self, what: str, args: tuple[Any, ...]) -> None:
         self.link.tell(what, args)
 
     def rejoin(self) -> None:
         """In a forked child, and after the hall has counted this session as dead: a session of its own."""
-        if os.getpid() != self._pid:
-            self._rejoining = threading.RLock()  # Another thread may have held it, and is not here.
-            self._flushing = threading.RLock()
         with self._rejoining:
             if self._is_closed:
                 raise Misuse(f"hall at {self.directory}: it is closed; connect to it again")
@@ -238,6 +253,11 @@ class DaskHost(EmbeddedHost):
     def read_due(self, waiter: Waiter, op: Callable[..., Any], *args: Any) -> Any:
         found = self._due.pop(waiter.number, None)
         return self.read(op, *args) if found is None else found[0]
+
+    def defer(self, op: Callable[..., Any], *args: Any) -> None:
+        """As there, and soon: nothing of it waits for this process to ask for something else."""
+        super().defer(op, *args)
+        self.hurry()
 
     def _ask_to_flush(self, most: int = MAX_DROPPED) -> None:
         if len(self._dropped) > most and not self._deferred:
@@ -349,7 +369,7 @@ class DaskHost(EmbeddedHost):
     def sleep(self, bell: Any, timeout_s: float | None) -> None:
         """Until rung, or it is time to look: the longer it lasts the less often, as each look is a round trip."""
         self.flush()
-        limit_s = LOOK_AGAIN_S if bell.sleeps > 3 else 2.0**bell.sleeps
+        limit_s = min(2.0 ** min(bell.sleeps - 1, 9), LOOK_AGAIN_S) if bell.sleeps else LOOK_FIRST_S
         bell.sleeps += 1
         bell.wait(limit_s if timeout_s is None else min(timeout_s, limit_s))
 
@@ -416,6 +436,11 @@ class DaskHost(EmbeddedHost):
         """The parts of a large value, writable. Raises FileNotFoundError if it has gone."""
         return [bytearray().join(self._ask("fetch", blob, number) for number in here) for here in places]
 
+    def blobs(self) -> tuple[int, int]:
+        """How many large values the scheduler has, and their size in bytes."""
+        number, size_bytes = self._ask("blobs")
+        return number, size_bytes
+
     def remove_blob(self, blob: str) -> None:
         self._ask("remove", blob)
 
@@ -437,6 +462,7 @@ class DaskHost(EmbeddedHost):
                 self.link.close()
         self._is_closed = True
         self._mark = forks.NO_MARK
+        self._sweeper.close()
         for bell in list(self._bells_by_number.values()):
             bell.close()
         self.watch.close()

@@ -189,6 +189,7 @@ class Link:
             self.wait(slot, None)
         except BaseException:
             if slot.fills is not None and slot.frame:  # What is in it is taken, and nobody would bring it again.
+                self._flush()
                 self.wait(slot, deadline.after(NET_S))
             raise
         finally:
@@ -268,6 +269,7 @@ class Link:
     def _resign(self, slot: Slot) -> None:
         if self._lead.get("it") is slot:
             self._lead.pop("it", None)
+        if self._followers and not self._lead:  # Also if it did not lead: its turn may have come as it was done.
             for event in list(self._followers.values()):
                 event.set()
                 break
@@ -344,7 +346,8 @@ class Link:
         if number:
             slot = self._pending.get(number)
             if slot is not None:
-                _, slot.is_good, slot.answer = message
+                _, slot.is_good, answer = message
+                slot.answer = answer if slot.is_good else wire.error_of(*answer)
                 if slot.is_good and slot.fills is not None:
                     slot.answer, slot.fills[:] = slot.answer
                 slot.finish()

@@ -218,6 +218,10 @@ class SchedulerHall:
             return size, size, _available_bytes(), True, False
         return tuple(self.store.usage())  # type: ignore[attr-defined]
 
+    def _do_blobs(self, seat: Seat) -> tuple[int, int]:
+        """How many there are, and their size in bytes."""
+        return len(self.blobs), sum(len(part) for parts in self.blobs.values() for part in parts)
+
     # -- large values -------------------------------------------------------------------------------------------------
 
     def _do_lay(self, seat: Seat, blob: str, part: bytes) -> None:
@@ -355,7 +359,7 @@ class Line:
             self._out.append(memoryview(answers[number]))
             return
         if seat.number not in self._hall.seats:
-            answer = wire.frame((number, False, Broken("the session is over")))
+            answer = wire.frame((number, False, wire.failure(Broken("the session is over"))))
         else:
             answer = self._answer(number, op, args, ahead, reads)
         if number:

@@ -31,6 +31,7 @@ _HOMES = (
     "guildhall.errors",
 )
 """Where ops, records and errors are."""
+_ALSO = {("collections", "deque"), ("datetime", "timedelta"), ("functools", "partial")}
 _PLAIN = {"set", "frozenset", "bytearray", "complex", "range", "slice"}
 
 
@@ -41,7 +42,7 @@ def named(module: str, name: str) -> Any:
         found = getattr(builtins, name, None)
         if name in _PLAIN or (isinstance(found, type) and issubclass(found, Exception)):
             return found
-    elif module in ("collections", "datetime") and name in ("deque", "OrderedDict", "timedelta"):
+    elif (module, name) in _ALSO:
         return getattr(importlib.import_module(module), name)
     elif module.startswith(_HOMES) and name.isidentifier():
         found = getattr(importlib.import_module(module), name, None)
@@ -124,12 +125,22 @@ class Assembler:
         self._size = size - at
 
 
-def failure(error: BaseException) -> BaseException:
-    """The error as it can travel."""
-    if isinstance(error, GuildhallError) or type(error).__module__ == "builtins":
+def failure(error: BaseException) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
+    """The error as it travels: its class, what it was made from, and what it has. Not as pickle does it: in a Dask
+    process that is another library's business, and brings tracebacks along."""
+    kind = type(error)
+    if issubclass(kind, GuildhallError) or kind.__module__ == "builtins":
         try:
-            loads(pickle.dumps(error, 5))
-            return error
+            taken_apart = kind, error.args, dict(vars(error))
+            loads(pickle.dumps(taken_apart, 5))
+            return taken_apart
         except Exception:
             pass
-    return Broken(f"in the scheduler: {type(error).__name__}: {error}")
+    return Broken, (f"in the scheduler: {kind.__name__}: {error}",), {}
+
+
+def error_of(kind: type, args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
+    """The error that was taken apart."""
+    error: BaseException = kind(*args)
+    vars(error).update(facts)
+    return error

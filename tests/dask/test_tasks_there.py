@@ -473,11 +473,14 @@ def test_restart_starts_workers_anew_and_keeps_the_hall(cluster: Cluster, client
     before = set(client.run(os.getpid).values())
     lost = client.submit(abs, -3)
     lost.result()
+    Variable(f"{name} lost").set(lost)
     client.restart(timeout=60)
     client.wait_for_workers(2, timeout=60)
     assert not before & set(client.run(os.getpid).values())
     assert Variable(name).get() == "there"
     assert lost.status == "cancelled"
+    with pytest.raises(CancelledError):
+        Variable(f"{name} lost").get().result(timeout=10)
     with Lock(name):
         assert client.submit(lambda: Lock(name).acquire(timeout=0)).result(timeout=30) is False
 

@@ -90,10 +90,10 @@ class Far:
         """One more process, as far as the hall can tell."""
         return FarHost("far", role, lambda host: Link("far", self.dial, role, owner, host._heard, host.words))
 
-    def cut(self) -> None:
-        """All connections break."""
-        ends, self.ends = self.ends, []
-        for end in ends:
+    def cut(self, ends: list[socket.socket] | None = None) -> None:
+        """Connections break: these, or all."""
+        for end in list(self.ends if ends is None else ends):
+            self.ends.remove(end)
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 

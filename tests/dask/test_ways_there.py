@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from clusters import Cluster
 
 import guildhall
-from guildhall import Broken, Client, HallRefused, Lock, Misuse, Queue, Variable, get_client
+from guildhall import Broken, Client, HallRefused, Lock, Misuse, Queue, Variable, aio, get_client
 
 FAKE = """
 import importlib.abc, sys
@@ -67,6 +68,32 @@ def test_a_client_by_keyword_and_its_unknown_options(cluster: Cluster) -> None:
         Client(cluster.address, colour="red")
     with pytest.raises(TypeError):
         Client(7)
+
+
+def test_a_hall_there_may_be_opened_without_a_client(cluster: Cluster, client: Client, name: str) -> None:
+    with guildhall.open(cluster.address) as hall:
+        Queue(name, hall=hall).put(5)
+        assert client.submit(lambda: Queue(name).get()).result(timeout=30) == 5
+        assert hall.snapshot().sessions
+    with pytest.raises(Misuse, match="closed"):
+        Queue(name, hall=hall).put(5)
+
+
+def test_coroutines_wait_there_too(client: Client, name: str) -> None:
+    async def increment() -> None:
+        async with aio.Lock(name):
+            variable = aio.Variable(name)
+            await variable.set(await variable.get() + 1)
+
+    async def many() -> None:
+        await asyncio.gather(*(increment() for _ in range(10)))
+
+    Variable(name).set(0)
+    tasks = client.map(lambda _: asyncio.run(many()), range(3))
+    asyncio.run(many())
+    client.submit(many).result(timeout=60)
+    client.gather(tasks)
+    assert Variable(name).get() == 50
 
 
 def test_several_clients_of_one_cluster_share_its_hall(cluster: Cluster, name: str) -> None:
