@@ -23,7 +23,7 @@ from ..agents import entered
 from ..drive import LATE, Flow
 from ..hall import host_of
 from .handle import Handle
-from .held import attempt_of, first_waiter, give_up, patience_s
+from .held import _attempts, attempt_of, first_waiter, give_up, patience_s
 
 if TYPE_CHECKING:
     from .statistics import Statistics
@@ -75,15 +75,14 @@ class Lock(Handle):
         """True when it is held, False when the time was up. `blocking=False` tries once."""
         timeout_s = None if blocking and timeout is None else self._patience_s(blocking, timeout)
         host = self._given or current.now or host_of(None)
+        if host.is_far:
+            return self._acquire_far(host, timeout_s)
         if host.seats[self._seat] < 0 and timeout_s != 0:
             self._let_pass(host, timeout_s)
         session = host._session if host._mark[0] else host.session  # Half a call, which here can be measured.
-        waiter = first_waiter(host, timeout_s)
-        attempt = attempt_of(waiter)
+        attempt = -next(_attempts)
         try:
-            if waiter is not None:
-                answer = self._ask(host, waiter)
-            elif self._was_busy and timeout_s != 0:
+            if self._was_busy and timeout_s != 0:
                 answer = self._from_seat(host, session, attempt, timeout_s)
             else:
                 answer = host.transact(
@@ -91,14 +90,30 @@ class Lock(Handle):
                 )
                 if answer is BUSY and timeout_s != 0:
                     answer = self._from_seat(host, session, attempt, timeout_s)
-            if isinstance(answer, Answer):  # Once is once: a flow that tries again could not give back what it got.
-                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s, waiter))
+            if answer is BUSY:  # Once is once: a flow that tries again could not give back what it then got.
+                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s))
             self._grant = answer
             return True
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            host.transact(lock.withdraw, self._key, waiter or Waiter(host.session, attempt, 0), now())
+            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
+            raise
+
+    def _acquire_far(self, host: EmbeddedHost, timeout_s: float | None) -> bool:
+        """As `acquire`, in one round trip if it is free."""
+        waiter = first_waiter(host, timeout_s)
+        asked = waiter or Waiter(host.session, attempt_of(None), 0)
+        try:
+            answer = self._ask(host, waiter, asked.number)
+            if isinstance(answer, Answer):
+                return timeout_s != 0 and drive.run(host, self._acquire_flow(host, timeout_s, waiter))
+            self._grant = answer
+            return True
+        except Exception:
+            raise
+        except BaseException:  # As above.
+            host.transact(lock.withdraw, self._key, asked, now())
             raise
 
     def _let_pass(self, host: EmbeddedHost, timeout_s: float | None) -> None:
@@ -148,8 +163,8 @@ class Lock(Handle):
     def _patience_s(self, blocking: bool, timeout: Timeout) -> float | None:
         return patience_s(f"lock {self.name!r:.60}", blocking, timeout)
 
-    def _ask(self, host: EmbeddedHost, waiter: Waiter | None) -> lock.Lock | Answer:
-        key, number = self._key, attempt_of(waiter)
+    def _ask(self, host: EmbeddedHost, waiter: Waiter | None, number: int) -> lock.Lock | Answer:
+        key = self._key
         due = (lock.next_lapse, key, waiter)
         return host.park(
             waiter, (lock.look, key), due, lock.acquire, key, host.session, self._handle, number, waiter, now(),
@@ -168,7 +183,7 @@ class Lock(Handle):
 
         answer = yield from drive.waiting(
             host,
-            lambda waiter: self._ask(host, waiter),
+            lambda waiter: self._ask(host, waiter, attempt_of(waiter)),
             granted,
             lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
             timeout_s,
