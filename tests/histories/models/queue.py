@@ -182,7 +182,9 @@ class Queue(Model):
         elif c.op == "queue.collect" and call in self.granted:
             self._fetch(call, self.granted.pop(call), c)
         elif c.verb == "take_back" and call in self.in_hand:
-            self._come_back(self.in_hand.pop(call)[0])
+            items, fetched = self.in_hand.pop(call)
+            if fetched.facts["number"]:  # Else it had no room to keep them in hand.
+                self._come_back(items)
             call.state = "left"
         else:
             self._perhaps_leave(call, c)
