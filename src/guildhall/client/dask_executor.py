@@ -13,7 +13,7 @@ from ..deadline import Timeout
 from ..errors import Misuse, WrongType
 from .client import Client, Executor
 from .dask_futures import DaskFuture
-from .executor import OPTIONS, _buffersize, _results_ahead
+from .executor import OPTIONS, _buffersize, _Keywords, _results_ahead
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class DaskExecutor(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> standard.Future[T]:
         """Run `fn(*args, **kwargs)` in a worker. RuntimeError after `shutdown`, Unpicklable if it cannot travel."""
         self._expect_open()
-        call = _WithKeywords(fn, kwargs) if kwargs else fn
+        call = _Keywords(fn, kwargs) if kwargs else fn
         return self._entered(self._client.submit(call, *args, **self._options))
 
     def map(
@@ -158,18 +158,6 @@ class CallFuture(standard.Future[Any]):
     def _await(self, timeout: Timeout) -> None:
         if not self.done():
             self._inner._ended(timeout)
-
-
-class _WithKeywords:
-    """A call whose keywords might mean something to `Client.submit`."""
-
-    def __init__(self, fn: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-        self.fn = fn
-        self.kwargs = kwargs
-        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.fn(*args, **self.kwargs)
 
 
 def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:

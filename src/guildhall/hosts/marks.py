@@ -121,13 +121,20 @@ class Marks:
 
 
 def _mapped(path: str) -> MutableSequence[int]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(fd, 0, 8 * LANES)  # A page that is not there would be a signal.
-        return memoryview(mmap.mmap(fd, 8 * LANES)).cast("q")  # type: ignore[return-value]
+        return mapped(path, LANES)
     except OSError:
-        os.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
         raise
+
+
+def mapped(path: str, count: int) -> MutableSequence[int]:
+    """So many words in a file, which is made if it is not there. Raises OSError without room for it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, 8 * count)  # A page that is not there would be a signal.
+        return memoryview(mmap.mmap(fd, 8 * count)).cast("q")  # type: ignore[return-value]
     finally:
         os.close(fd)
 

@@ -11,9 +11,9 @@ A word is 0, or positive: somebody looks, or negative: the lock was let go for w
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import MutableSequence
+
+from . import marks
 
 SEATS = 512
 """Locks share seats, by their names; a word tells which lock it is about, so that one does not wait for another's."""
@@ -41,16 +41,9 @@ def is_about(word: int, about: int) -> bool:
 def mapped(path: str) -> MutableSequence[int]:
     """The seats of a hall, in a file of one page. Without room for it: some of this process alone."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return marks.mapped(path, SEATS)
     except OSError:
         return private()
-    try:
-        os.posix_fallocate(fd, 0, 8 * SEATS)  # A page that is not there would be a signal.
-        return memoryview(mmap.mmap(fd, 8 * SEATS)).cast("q")  # type: ignore[return-value]
-    except OSError:
-        return private()
-    finally:
-        os.close(fd)
 
 
 def private() -> MutableSequence[int]:
