@@ -9,12 +9,12 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from faults import Child, eventually
+from faults import Child, eventually, pressed_everywhere
 from test_ctrl_c import interrupted, pestered
 from test_sync import Call, in_child, left_behind
 
@@ -268,6 +268,32 @@ def test_ctrl_c_at_any_moment_leaves_nobody_in_line_and_the_lock_free(hall: Hall
         pestered(step, check, 400, seed)
 
     Child(child).result()
+
+
+@kinds
+def test_ctrl_c_at_every_place_of_leaving_leaves_an_object_that_knows_it_holds_nothing(hall: Hall, kind: str) -> None:
+    def child() -> int:
+        def case() -> tuple[Callable[[], Any], Callable[[str], None]]:
+            changed = Condition("c", KINDS[kind]("l"))
+
+            def call() -> None:
+                with changed:
+                    changed.notify()
+
+            def check(place: str) -> None:
+                if place.startswith(
+                    "call  in Condition.__exit__"
+                ):  # Before the first line of our `__exit__` nothing can be done.
+                    with suppress(NotHeld):
+                        changed.release()
+                assert not changed.locked(), f"the lock is held; Ctrl-C came at {place}"
+                assert changed.lock.fencing_token is None, f"it believes that it holds the lock; Ctrl-C came at {place}"
+
+            return call, check
+
+        return pressed_everywhere(case)
+
+    assert Child(child).result() > 20
 
 
 # Kills

@@ -247,6 +247,8 @@ class Lock(Handle):
 
     def _let_go(self, grant: lock.Lock | None) -> None:
         """What was to be given up is, if that was interrupted."""
+        if self._grant is grant:  # Ctrl-C came before the release began.
+            self._grant = None
         if grant is not None:
             self._host.transact(lock.let_go, self._key, grant.token, now())
 
@@ -331,8 +333,6 @@ class Lock(Handle):
             raise
         except BaseException:
             entered.pop(self, None)
-            if self._grant is grant:  # Ctrl-C came before the release began.
-                self._grant = None
             self._let_go(grant)
             raise
 
