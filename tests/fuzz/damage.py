@@ -20,6 +20,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from lmdb import verify
 
 import guildhall
@@ -224,10 +225,15 @@ def spoil_record(path: Path, dice: random.Random) -> str:
     env = lmdb.open(str(path), map_size=1 << 30, lib_version=0)
     with env.begin(write=True) as txn:
         pairs = list(txn.cursor())
-        key, value = dice.choice(pairs)
-        kind = dice.choice(["value", "value", "value", "key", "moved"])
+        region = dice.choice(sorted({key[:1] for key, _ in pairs}))  # Few are of many kinds, most of one.
+        key, value = dice.choice([pair for pair in pairs if pair[0].startswith(region)])
+        kind = dice.choice(["value", "value", "part", "part", "key", "moved", "gone"])
         if kind == "value":
             txn.put(key, spoiled(value, dice))
+        elif kind == "part":
+            txn.put(key, _with_another_part(value, dice))
+        elif kind == "gone":
+            txn.delete(key)
         elif kind == "key":
             txn.delete(key)
             txn.put((key[:1] + spoiled(key[1:], dice))[:500], value)
@@ -235,6 +241,35 @@ def spoil_record(path: Path, dice: random.Random) -> str:
             txn.put(key, dice.choice(pairs)[1])
     env.close()
     return f"{kind} of {key.hex()}"
+
+
+def _with_another_part(data: bytes, dice: random.Random) -> bytes:
+    """A record that can be read, of which one part is something else of the same type."""
+    try:
+        record = msgspec.msgpack.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, list) or len(record) < 2:
+        return dice.choice([bytes(len(data)), b"\xff" * len(data), data[::-1], data * 2])
+    place = dice.randrange(1, len(record))
+    record[place] = _another(record[place], dice)
+    return msgspec.msgpack.encode(record)
+
+
+def _another(part: Any, dice: random.Random) -> Any:
+    if isinstance(part, bool):
+        return not part
+    if isinstance(part, int):
+        return dice.choice([0, 1, -1, part + 1, part - 1, -part, 1 << 31, 1 << 62, -(1 << 62)])
+    if isinstance(part, float):
+        return dice.choice([0.0, -1.0, 1e300, float("inf"), float("nan")])
+    if isinstance(part, bytes):
+        return dice.choice([b"", spoiled(part, dice), part * 2])
+    if isinstance(part, str):
+        return dice.choice(["", "\x1b]0;x\x07", part + "x", "../" * 9])
+    if isinstance(part, list) and part:
+        return dice.choice([[], part * 2, part[1:], [_another(one, dice) for one in part]])
+    return dice.choice([None, 0, b"", "", []])
 
 
 def spoiled(data: bytes, dice: random.Random) -> bytes:

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import crowded
 import pytest
 from damage import LEAST, fuzz, said, seconds, spoil_bytes, spoil_part, spoil_record, use, write
 from faults import Child
 
-SHARE = 0.12
-"""Of all the time, for each of these six."""
+SHARE = 0.1
+"""Of all the time, for each of these seven."""
 
 
 @pytest.fixture(scope="module", params=["memory", "disk"])
@@ -45,6 +46,20 @@ def test_damaged_bytes_of_the_store(written: Path) -> None:
 def test_damaged_records_and_keys(written: Path) -> None:
     tally = fuzz(written, written.parent, spoil_record, seconds(SHARE, 2))
     print(f"records: {dict(tally)}")
+    assert tally.total() >= LEAST, tally
+
+
+def test_damaged_records_of_the_dead_and_of_those_who_waited(tmp_path: Path) -> None:
+    place = Path(os.environ["GUILDHALL_HOME"]) / "crowded"
+    place.mkdir()
+    try:
+        Child(crowded.write, place / "h").result()
+        shutil.copytree(place / "h", place / "whole")
+        assert said(place / "whole", crowded.use) == "whole"
+        tally = fuzz(place / "h", place, spoil_record, seconds(2 * SHARE, 2), crowded.use)
+    finally:
+        shutil.rmtree(place)
+    print(f"records of the dead: {dict(tally)}")
     assert tally.total() >= LEAST, tally
 
 

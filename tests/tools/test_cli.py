@@ -21,6 +21,8 @@ from faults import eventually, script
 
 import guildhall
 from guildhall import Client, Event, Lock, Pub, Queue, Variable
+from guildhall.primitives import queue as queue_ops
+from guildhall.store.keys import pack_name
 
 BUSY = """
 import sys, threading, time
@@ -303,6 +305,69 @@ def test_into_a_pipe_go_plain_columns_that_are_not_cut(hall_name: str) -> None:
         for name in (long, "'\\x1b[31mred'", "'7'", "[bold]"):
             assert f"variable  {name} " in listed
         assert json.loads(run("show", "'7'", "--json", hall=hall_name))["name"] == "7"
+
+
+ESCAPE = "\x1b]0;x\x07"
+"""A terminal would change its title."""
+
+
+class Spoken:
+    """A message that prints as it likes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        if not self.text:
+            raise RuntimeError("cannot be printed")
+        return self.text
+
+    def __reduce__(self) -> Any:
+        return eval, (f"type('Spoken', (), {{'__repr__': lambda self: {self.text!r} or 1 / 0}})()",)
+
+
+def test_nothing_is_printed_that_a_terminal_obeys(tmp_path: Path) -> None:
+    path = str(tmp_path / f"h{ESCAPE}\u202e")
+    with guildhall.open(path) as hall:
+        Variable(ESCAPE, hall=hall).set(1)
+        Lock(ESCAPE, hall=hall).acquire()
+        guildhall.Election("e", hall=hall).campaign(ESCAPE)
+        item = b"\x80\x05\x8c\x01a\x8c\x06" + ESCAPE.encode() + b"\x93)R."  # An object of a class of that name.
+        hall.host.transact(queue_ops.put_many, pack_name("queue", "q"), [item])
+        looks = [["ls"], ["show", ESCAPE], ["show", "e"], ["locks"], ["queue", "peek", "q"], ["top"], ["doctor"]]
+        texts = [run(*look, *form, hall=path) for look in looks for form in ([], ["--json"])]
+        wrong = [["show", "none" + ESCAPE], [ESCAPE], ["--" + ESCAPE], ["queue", ESCAPE], ["top", "--every", ESCAPE]]
+        texts += [refused(*each, hall=path) for each in wrong]
+        texts.append(refused("rm", path))
+        talking = started("tail", "t", "--count", "2", "--hall", path)
+        assert eventually(lambda: "topic" in hall.snapshot().things, 20)
+        Pub("t", hall=hall).put(Spoken(ESCAPE))
+        Pub("t", hall=hall).put(Spoken(""))
+        texts += talking.communicate(timeout=20)
+    for text in texts:
+        assert all(one.isprintable() or one == "\n" for one in text), text
+    assert any("\\x1b]0;x" in text for text in texts)
+    assert "<Spoken instance" in texts[-2]
+
+
+def test_values_that_contain_themselves_lie_deep_or_are_very_long_are_shown(hall_name: str) -> None:
+    round_: list[Any] = [1]
+    round_ += [round_, round_]
+    deep: Any = "x"
+    for _ in range(200):
+        deep = [deep]
+    with guildhall.open(hall_name) as hall:
+        Queue("q", hall=hall).put_many([round_, deep, 1 << 99_999, {1 << 99_999: 1}])
+        guildhall.Counter("c", hall=hall).add(1 << 99_999)
+        items = json.loads(run("queue", "peek", "q", "--json", hall=hall_name))["items"]
+        plain = run("queue", "peek", "q", hall=hall_name)
+        assert items[0][0] == 1
+        assert isinstance(items[0][1], str)
+        assert "100000 bits" in items[2]
+        assert "cannot be shown" in plain
+        assert "100000 bits" in run("show", "c", hall=hall_name)
+        for look in (["show", "c", "--json"], ["ls"], ["ls", "--json"], ["top", "--json"]):
+            run(*look, hall=hall_name)
 
 
 def test_numbers_stand_to_the_right(hall_name: str) -> None:

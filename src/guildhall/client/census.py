@@ -7,6 +7,7 @@ up or keeps old pages for long (`primitives/census.py`); so each thing is of one
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ PAGE = 32
 FEW = 8
 """So many things, of which each takes 10 us, or records of tasks and values, which may have 64 KiB each."""
 MANY = 1 << 40
+DEEPEST = 50
+"""So deep users' values are taken apart: one may contain itself."""
+LONGEST_BITS = 2000
 
 
 @dataclass(frozen=True)
@@ -189,19 +193,40 @@ class Snapshot:
         return plain
 
 
-def as_plain(value: Any) -> Any:
-    """Records as dicts, tuples as lists; what JSON has no form for as its repr. A kind's name is not told twice."""
+def as_plain(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Records as dicts, tuples as lists; what JSON has no form for, what contains itself and what lies very deep as
+    text. A kind's name is not told twice."""
     if isinstance(value, Thing):
         return {"name": as_plain(value.name), **as_plain(value.statistics)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): as_plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
-        return [as_plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, str | float | bool) or (isinstance(value, int) and _has_digits(value)):
         return value
-    return repr(value)
+    if id(value) in around or len(around) > DEEPEST:
+        return told(value)
+    around = (*around, id(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_plain(getattr(value, field.name), around) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {told(key): as_plain(item, around) for key, item in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [as_plain(item, around) for item in value]
+    return told(value)
+
+
+def told(value: Any) -> str:
+    """As text, whatever it is: values are users', and so is how they print."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not _has_digits(value):
+        return f"<a number of {value.bit_length()} bits>"
+    try:
+        return (reprlib.repr if isinstance(value, tuple | list | Mapping) else repr)(value)
+    except Exception as error:
+        return f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def _has_digits(number: int) -> bool:
+    """Python writes no longer ones in digits, as that takes the square of their length."""
+    return number.bit_length() < LONGEST_BITS
 
 
 def take(hall: Looking, *, max_objects: int = MANY) -> Snapshot:

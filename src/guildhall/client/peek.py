@@ -140,8 +140,11 @@ class Text(str):
 
 
 def printed(value: Any) -> str:
-    """The value in one line, shortened."""
-    return _short.repr(value) if not isinstance(value, Shape | Text) else repr(value)
+    """The value in one line, shortened; whatever it is, also one that cannot be printed."""
+    try:
+        return _short.repr(value) if not isinstance(value, Shape | Text) else repr(value)
+    except Exception as error:
+        return f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
 def items(hall: Looking, key: bytes, count: int) -> list[Any]:

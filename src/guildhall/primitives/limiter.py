@@ -240,7 +240,8 @@ def _serve(txn: Txn, name: bytes, limit: Limit, ns: int, awake: Waiter | None) -
         if _due_ns(txn, name, limit, number) > ns:
             break
         if awake is not None and first[0][:2] == awake[:2]:
-            waiters.withdraw(txn, awake)
+            is_out = waiters.withdraw(txn, awake)
+            assert is_out, "who is first in line stands in it"
         else:
             waiters.unpark(txn, LIMITS + name)
         limit = _spend(txn, name, limit, number, ns, -number)

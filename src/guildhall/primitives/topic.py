@@ -259,7 +259,9 @@ def read(txn: Txn, name: bytes, start: int, stop: int) -> list[bytes]:
         message = txn.get(prefix + pack_int(start))
         assert message is not None, "messages are numbered without gaps"
         return [message]
-    return [message for _, message in txn.scan(prefix, after=prefix + pack_int(start - 1), limit=stop - start)]
+    found = [message for _, message in txn.scan(prefix, after=prefix + pack_int(start - 1), limit=stop - start)]
+    assert len(found) == stop - start, "messages are numbered without gaps"
+    return found
 
 
 def sources(txn: Txn, name: bytes, start: int, stop: int) -> list[bytes]:

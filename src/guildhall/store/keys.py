@@ -83,6 +83,8 @@ def unpack(data: bytes) -> tuple[Any, ...]:
             out.append(value)
     except _UNREADABLE as error:
         raise _damaged(data) from error
+    if at != len(data):  # A number that was cut off.
+        raise _damaged(data)
     return tuple(out)
 
 
@@ -160,10 +162,12 @@ def pack_name(kind: str, name: Any) -> bytes:
 def first_name(data: bytes) -> bytes:
     """The packed name that the data begins with."""
     try:
-        end = _unpack_one(data, 0)[1] + len(_END)
+        end = _unpack_one(data, 0)[1]
     except _UNREADABLE as error:
         raise _damaged(data) from error
-    return data[:end]
+    if data[end : end + len(_END)] != _END:  # Whoever goes on behind what ends so would come here again.
+        raise _damaged(data)
+    return data[: end + len(_END)]
 
 
 def name_of(packed: bytes) -> Any:

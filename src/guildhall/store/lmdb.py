@@ -51,7 +51,8 @@ FORMAT = b"\x01f"
 """The key of the store's format, laid when it is made."""
 _VERSION = b"1"
 LOOSE_BYTES = 1 << 20
-_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadValsizeError)
+"""The last one: no key of ours is too long for LMDB, unless it was made from a record that is damaged."""
 _REMEDY = "restore it from a copy, or remove the hall's directory to begin anew"
 _LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 _WRITER_MUTEX = 64

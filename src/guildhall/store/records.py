@@ -48,8 +48,13 @@ def damaged(error: Exception) -> HallDamaged:
     return HallDamaged(f"a record cannot be read ({error}): written by another version, or damaged")
 
 
-_OURS = ("guildhall.primitives.", "guildhall.store.", "guildhall.engine.local.", "guildhall.client.handles.statistics")
-"""Where ops are."""
+_OURS = (
+    "guildhall.primitives.",
+    "guildhall.store.keys",
+    "guildhall.engine.local.",
+    "guildhall.client.handles.statistics",
+)
+"""Where ops are, and what they read with. Not the stores: an op that is called with what it does not take is a bug."""
 
 
 def torn(error: BaseException) -> HallDamaged | None:

@@ -25,7 +25,7 @@ from ..client.checkup import Finding
 from ..client.hall import ObservedHall, observe
 from ..errors import GuildhallError, Misuse
 from . import screen, tail, top, views
-from .screen import label, show, show_json
+from .screen import label, show, show_json, visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _complain(text: str) -> int:
     """In one line, with the exit code of whoever asked for something that cannot be."""
-    print(f"guildhall: {' '.join(text.split())}", file=sys.stderr)
+    print(f"guildhall: {visible(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
@@ -128,7 +128,8 @@ def _within(directory: str) -> Iterator[None]:
 
     def give_up() -> None:
         why = "; ".join(f"{one.what}; {one.remedy}" for one in stopped) or "a process keeps the store's writer busy"
-        print(f"guildhall: hall {directory}: cannot be joined: {why}", file=sys.stderr, flush=True)
+        _complain(f"hall {directory}: cannot be joined: {why}")
+        sys.stderr.flush()
         os._exit(1)
 
     timer = threading.Timer(STUCK_S, give_up)

@@ -1,6 +1,7 @@
 """Putting tables and facts on a terminal or into a pipe.
 
 Into a pipe go plain columns: no colours, no lines, nothing cut off. On a terminal rich folds what is too wide.
+Whatever comes from a hall, or from who asked, is made `visible` before: a terminal obeys what it is sent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..client.census import as_plain
+from ..client.census import as_plain, told
 
 NONE = "-"
 
@@ -50,7 +51,7 @@ def show(*parts: Table | str) -> None:
 
 def plain(parts: Iterable[Table | str]) -> str:
     texts: list[str] = []
-    for part in parts:
+    for part in map(_visible, parts):
         if isinstance(part, str):
             texts.append(part)
         else:
@@ -74,7 +75,7 @@ def _columns(table: Table) -> list[str]:
 def rendered(parts: Iterable[Table | str]) -> Group:
     """The same for rich."""
     made: list[Any] = []
-    for part in parts:
+    for part in map(_visible, parts):
         if isinstance(part, str):
             made.append(Text(part))
             continue
@@ -91,7 +92,21 @@ def rendered(parts: Iterable[Table | str]) -> Group:
     return Group(*made)
 
 
+def _visible(part: Table | str) -> Table | str:
+    if isinstance(part, str):
+        return visible(part)
+    rows = [[*map(visible, row)] for row in part.rows]
+    return Table(part.titles, rows, visible(part.heading))
+
+
 # -- words ------------------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """The text in one line, with what a terminal would obey, or not show, as it is written in Python."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def label(name: Any) -> str:
@@ -156,7 +171,7 @@ def shortly(statistics: Any) -> str:
         elif field.name.endswith("_bytes"):
             words.append(size(value))
         else:
-            words.append(f"{field.name} {value}")
+            words.append(f"{field.name} {told(value)}")
     return ", ".join(words)
 
 
@@ -201,4 +216,4 @@ def _fact(name: str, value: Any) -> str:
         return size(value)
     if isinstance(value, tuple):
         return ", ".join(label(item) for item in value)
-    return str(value)
+    return told(value)

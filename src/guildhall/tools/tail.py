@@ -49,7 +49,7 @@ def _print(topic: Any, message: Any, is_json: bool) -> None:
     if is_json:
         screen.show_json({"topic": topic, "time": time.time(), "message": message}, is_line=True)
     else:
-        print(screen.moment(time.time()), printed(message), flush=True)
+        print(screen.moment(time.time()), screen.visible(printed(message)), flush=True)
 
 
 def _is_closed() -> bool:
