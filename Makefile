@@ -54,7 +54,7 @@ docs: .venv/docs-ready
 
 chaos: .venv/ready
 	$(BIN)/python tests/histories/chaos.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
-	    $(if $(KIND),--kind '$(KIND)')
+	    $(if $(KIND),--kind '$(KIND)') $(if $(GROUND),--ground $(GROUND))
 
 long-tests: .venv/ready
 	$(BIN)/python -m pytest -m chaos

@@ -12,6 +12,7 @@ import pytest
 from chores import count_up, hold, pid, seven, size_of, wait_in_task
 from cluster import Cluster, wait_for
 from distributed import Client
+from far import Far
 
 from guildhall import Event, Hall, HallRefused, Lock, Queue, Semaphore, Variable
 from guildhall.hosts import current, dask
@@ -158,3 +159,23 @@ def test_another_version_is_told_what_to_install_where(cluster: Cluster, monkeyp
     monkeypatch.setattr(comms, "VERSION", "9.9.9")
     with Client(cluster.address) as client, pytest.raises(HallRefused, match=r"pip install 'guildhall\[dask\]=="):
         dask.connect(client)
+
+
+def test_what_was_sent_before_a_death_counts_though_dask_hears_of_the_death_first(far: Far) -> None:
+    host = far.host("client", "a client")
+    seat = far.hall.seats[host.session]
+    is_sent, was_held = threading.Event(), threading.Event()
+
+    def bury() -> None:
+        was_held.set()
+        assert is_sent.wait(10)
+        far.hall.bury_of("a client")
+
+    burying = threading.Thread(target=far.do, args=(bury,))
+    burying.start()
+    assert was_held.wait(10)
+    host.link.tell("mark", (0, 7))
+    is_sent.set()
+    burying.join()
+    assert seat.marks == [7]
+    assert not far.hall.seats

@@ -14,6 +14,7 @@ from typing import Any
 import distributed
 import pytest
 from clusters import Cluster
+from distributed.comm import CommClosedError
 
 import guildhall
 from guildhall import (
@@ -493,3 +494,17 @@ def test_nothing_is_kept_that_nobody_has(client: Client) -> None:
         eventually(lambda: not tasks_of(client))
     except AssertionError:
         raise AssertionError(f"kept: {tasks_of(client)}") from None
+
+
+def test_a_worker_that_dies_as_a_client_comes_does_not_keep_it_out(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask tells it as one of the answers of all workers: what comes in its place is asked by nobody."""
+    asked = distributed.Client.run
+
+    def run(client: distributed.Client, *args: Any, **options: Any) -> Any:
+        return {**asked(client, *args, **options), "tcp://127.0.0.1:1": CommClosedError("connection reset by peer")}
+
+    monkeypatch.setattr(distributed.Client, "run", run)
+    with Client(cluster.address) as client:
+        assert client.submit(int, "7").result(timeout=30) == 7

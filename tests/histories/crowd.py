@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from programs import PLAYERS
+from runs import left_behind
 
 import guildhall
 from guildhall import Client, Hall, KilledWorker, Queue, StoreFull, TimedOut
+from guildhall.primitives import queue, sessions
+from guildhall.store.keys import pack_id
 from guildhall.testing.clock import turned_by_hand
 from guildhall.testing.recorder import Files, recording
 
@@ -40,7 +43,12 @@ _SKY = struct.Struct("<qq")
 
 class Ground(Protocol):
     """Where a hall is, how a process gets into it, and how what it does there is written down. Another host has one of
-    its own; the checker needs every commit's number and order, whoever makes it."""
+    its own (`there`); the checker needs every commit's number and order, whoever makes it."""
+
+    pace_s: ClassVar[float]
+    """How long it is until the next trouble, at most."""
+    not_told: ClassVar[tuple[str, ...]]
+    """Kinds whose promises do not hold for these processes."""
 
     @property
     def name(self) -> str: ...
@@ -48,8 +56,14 @@ class Ground(Protocol):
     def join(self) -> Hall:
         """This process's way in."""
 
+    def client(self) -> Client:
+        """One whose workers have a way in, too."""
+
     def recording(self, logs: Path) -> AbstractContextManager[Files]:
         """Until its end, what this process and its children do in the hall is written down there."""
+
+    def left_behind(self, hall: Hall) -> list[bytes]:
+        """What is in the hall that nobody may leave there, when all others have gone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class Embedded:
 
     path: str
     durable: bool = False
+    pace_s: ClassVar[float] = 0.04
+    not_told: ClassVar[tuple[str, ...]] = ()
 
     def recording(self, logs: Path) -> AbstractContextManager[Files]:
         return recording(logs)
@@ -68,6 +84,13 @@ class Embedded:
 
     def join(self) -> Hall:
         return guildhall.open(Path(self.path), durable=self.durable)
+
+    def client(self) -> Client:
+        return Client(n_workers=2, threads_per_worker=1)
+
+    def left_behind(self, hall: Hall) -> list[bytes]:
+        mine = (sessions.SESSIONS, queue.HANDS + pack_id(hall.host.session))
+        return [key for key in hall.host.read(left_behind) if not key.startswith(mine)]
 
 
 class Sky:
@@ -186,24 +209,24 @@ def hog(scene: Scene) -> None:
     """Fill the hall until nothing more fits, and empty it again."""
     scene.enroll()
     with scene.entered() as (hall, _, sky):
-        queue = Queue("hog", hall=hall)
+        room = Queue("hog", hall=hall)
         while not sky.is_calm:
             with suppress(StoreFull):
                 for _ in range(2000):
-                    queue.put(BIG)
+                    room.put(BIG)
             time.sleep(0.05)
-            drain(queue)
+            drain(room)
             time.sleep(0.2)
-        drain(queue)
+        drain(room)
 
 
-def drain(queue: Queue) -> None:
+def drain(room: Queue) -> None:
     """Empty it, as can be done with a full hall. Not at once, perhaps: while somebody is stopped who reads, no page can
     be used that was given up since."""
     until = time.monotonic() + DRAIN_S
     while time.monotonic() < until:
         try:
-            queue.get(timeout=0)
+            room.get(timeout=0)
         except TimedOut:
             return
         except StoreFull:
@@ -219,7 +242,7 @@ def foreman(scene: Scene, seed: int) -> None:
     """
     scene.enroll()
     dice, sky = random.Random(seed), scene.sky
-    with Client(n_workers=2, threads_per_worker=1) as client:
+    with scene.ground.client() as client:
         running: list[Any] = []
         while not sky.is_calm or running:
             while len(running) < 3 and not sky.is_calm:

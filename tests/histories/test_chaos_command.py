@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 COMMAND = Path(__file__).parent / "chaos.py"
 
 
@@ -18,9 +20,10 @@ def chaos(tmp_path: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_round_tells_what_was_done_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ground", ["embedded", "dask"])
+def test_a_round_tells_what_was_done_and_leaves_nothing(tmp_path: Path, ground: str) -> None:
     before = set(os.listdir("/dev/shm"))
-    code, told = chaos(tmp_path, "--minutes", "0.005", "--round-s", "1", "--seed", "3")
+    code, told = chaos(tmp_path, "--ground", ground, "--minutes", "0.005", "--round-s", "1", "--seed", "3")
     assert code == 0, told
     last = told.splitlines()[-1]
     counts = {what: int(count) for count, what in re.findall(r"(\d+) ([a-z ]+)", last)}
@@ -32,8 +35,10 @@ def test_a_round_tells_what_was_done_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_primitive_is_found(tmp_path: Path) -> None:
-    code, told = chaos(tmp_path, "--broken", "double_grant", "--kind", "lock", "--minutes", "1", "--round-s", "0.5")
+@pytest.mark.parametrize("ground", ["embedded", "dask"])
+def test_a_broken_primitive_is_found(tmp_path: Path, ground: str) -> None:
+    broken = ["--ground", ground, "--broken", "double_grant", "--kind", "lock"]
+    code, told = chaos(tmp_path, *broken, "--minutes", "1", "--round-s", "0.5")
     assert code == 1, told
     assert "FAILED in round" in told
     assert "though it should wait" in told

@@ -368,6 +368,8 @@ def _expect_guildhall(client: distributed.Client) -> None:
         _expect_version(client.run_on_scheduler(eval, _ASK_VERSION), f"the scheduler at {client.scheduler.address}")
     for address, found in client.run(eval, _ASK_VERSION, on_error="return").items():
         with _refusing_absence(f"the worker at {address}"):
+            if isinstance(found, OSError):
+                continue  # It died as it was asked. Who takes its place is found out by what is sent there.
             if isinstance(found, BaseException):
                 raise found
             _expect_version(found, f"the worker at {address}")

@@ -5,6 +5,9 @@ A call is written when it begins and when it is over; what a killed process had 
 process died in it, the number says whether it took place: if another commit has the number it did not, and if none has,
 it did, for numbers leave no gaps. Nothing that happened is unknown, however the processes died.
 
+Where a hall lives in another process (a Dask scheduler), that one writes the commits down, and each process the numbers
+under which it asked for them: so commits find their calls.
+
 Only tests pay for this: a store is wrapped where it is given an op, and the rest of the package knows nothing of it.
 Records go to a file of each process (O_APPEND, one write for each record), or to a list when processes are only
 simulated.
@@ -86,6 +89,8 @@ class Commit:
     call: Call | None = None
     session: int = 0
     """Whose it is, if that is known."""
+    asked: tuple[int, int] | None = None
+    """Under which number a session asked for it, if it was made in another process."""
     position: int = -1
     """Among all commits, in their order."""
 
@@ -126,7 +131,7 @@ class Log:
         self._write = write
         self.clock = clock
         self._calls = 0
-        self._current = 0
+        self._current: Any = 0
         self.session = 0
         """Whose commits these are, if all are one session's."""
         self.buried: dict[str, Any] | None = None
@@ -165,11 +170,25 @@ class Log:
     def note(self, *record: Any) -> None:
         self._write(record)
 
+    def asks(self, session: int, number: int) -> None:
+        """What the session asks for under that number, in another process, is asked for by the call that runs here."""
+        if self._current:
+            self._write(("asks", session, number, self._current))
+
+    @contextmanager
+    def asked(self, session: int, number: int) -> Iterator[None]:
+        """Until the end of this, commits are what that session asked for under that number."""
+        self._current, before = (session, number), self._current
+        try:
+            yield
+        finally:
+            self._current = before
+
 
 class _Noted:
     """An op that writes down, inside its transaction, what it did."""
 
-    def __init__(self, log: Log, op: Callable[..., Any], call: int, begin: int) -> None:
+    def __init__(self, log: Log, op: Callable[..., Any], call: Any, begin: int) -> None:
         self._log, self._op, self._call, self._begin = log, op, call, begin
         self.was_inside = False
         """Whether the op has run and what it did is still to be committed."""
@@ -295,7 +314,7 @@ def recorded(host: EmbeddedHost, directory: Path) -> Iterator[Files]:
     """Write down what this process, and all that it forks meanwhile, do in the hall."""
     files, store = Files(directory), host._store
     assert store is not None, "a hall that is open has a store"
-    plain = _record(store, files)
+    plain = record(store, files)
     host.transact = store.transact
     with burials(lambda: files.log):
         try:
@@ -312,7 +331,7 @@ def recording(directory: Path) -> Iterator[Files]:
 
     def open_store(host: EmbeddedHost) -> LmdbStore:
         store = plain(host)
-        _record(store, files)
+        record(store, files)
         return store
 
     EmbeddedHost._open_store = open_store  # type: ignore[assignment,method-assign]
@@ -323,10 +342,10 @@ def recording(directory: Path) -> Iterator[Files]:
             EmbeddedHost._open_store = plain  # type: ignore[method-assign]
 
 
-def _record(store: LmdbStore, files: Files) -> Callable[..., Any]:
+def record(store: Any, files: Files) -> Callable[..., Any]:
     """Wrap the store's `transact`. Returns it as it was."""
-    plain = store.transact
-    store.transact = lambda op, *args: files.log.transact(plain, op, args)  # type: ignore[method-assign]
+    plain: Callable[..., Any] = store.transact
+    store.transact = lambda op, *args: files.log.transact(plain, op, args)
     return plain
 
 
@@ -365,8 +384,12 @@ def assemble(logs: Iterable[list[tuple[Any, ...]]]) -> History:
     history = History()
     sure: list[Commit] = []
     doubtful: list[Commit] = []
+    asked: dict[tuple[int, int], Call] = {}
     for records in logs:
-        _read(records, history.calls, sure, doubtful)
+        _read(records, history.calls, sure, doubtful, asked)
+    for commit in (*sure, *doubtful):
+        if commit.asked is not None:
+            commit.call = asked.get(commit.asked)
     taken = {commit.number for commit in sure if commit.wrote}
     last: dict[int, Commit] = {}
     for commit in sorted(doubtful, key=lambda commit: commit.inside):
@@ -380,7 +403,13 @@ def assemble(logs: Iterable[list[tuple[Any, ...]]]) -> History:
     return history
 
 
-def _read(records: list[tuple[Any, ...]], calls: list[Call], sure: list[Commit], doubtful: list[Commit]) -> None:
+def _read(
+    records: list[tuple[Any, ...]],
+    calls: list[Call],
+    sure: list[Commit],
+    doubtful: list[Commit],
+    asked: dict[tuple[int, int], Call],
+) -> None:
     mine: dict[int, Call] = {}
     current: Call | None = None
     pending: Commit | None = None
@@ -392,12 +421,17 @@ def _read(records: list[tuple[Any, ...]], calls: list[Call], sure: list[Commit],
         elif kind == "over":
             assert current is not None, "a call is over that began"
             current.result, current.end = rest
+        elif kind == "asks":
+            asked[rest[0], rest[1]] = mine[rest[2]]
         elif kind == "inside":
             if pending is not None:
                 doubtful.append(pending)
             number, wrote, op, facts, answer, begin, inside, of_call, session = rest
-            call = mine.get(of_call)
-            pending = Commit(number, wrote, op, facts, answer, begin, inside, None, call, session)
+            pending = Commit(number, wrote, op, facts, answer, begin, inside, None, None, session)
+            if isinstance(of_call, tuple):
+                pending.asked = of_call
+            else:
+                pending.call = mine.get(of_call)
             if pending.answer not in _ANSWERS:
                 pending.end = pending.inside  # It raised: nothing was written, and nothing is in doubt.
                 sure.append(pending)

@@ -130,6 +130,8 @@ class SchedulerHall:
 
     def bury(self, seat: Seat) -> None:
         """Give back what the session held, and end its connection."""
+        if seat.line is not None:  # Dask may hear of a death before we have read what was sent before it: such as that
+            seat.line.catch_up()  # an item has arrived, which must not be given out again.
         self._give_back(seat)
         if seat.line is not None:
             seat.line.close()
@@ -322,19 +324,26 @@ class Line:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
+        """Serve what has come. False if nothing has."""
         try:
             data = self._socket.recv(READ_BYTES)
             while isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
                 data += self._socket.recv(READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._serve_all(data)
+        else:
             self._end()
-            return
-        self._serve_all(data)
+        return bool(data)
+
+    def catch_up(self) -> None:
+        """Serve all that has come."""
+        while self._is_open and self._hear():
+            pass
 
     def _serve_all(self, data: bytes) -> None:
         self._is_serving = True
