@@ -20,7 +20,7 @@
     `-- TaskFailed      the task's
         |-- KilledWorker    the worker died under the task too often
         |   `-- ActorLost       an actor's worker died, and its state with it; also RuntimeError
-        `-- Unpicklable     an argument or a result cannot travel; also TypeError
+        `-- Unpicklable     an argument or a result cannot travel; also TypeError and pickle.PicklingError
 
 Every error survives pickling: it is rebuilt from `args`.
 """
@@ -28,6 +28,7 @@ Every error survives pickling: it is rebuilt from `args`.
 from __future__ import annotations
 
 import threading
+from pickle import PicklingError
 from typing import NamedTuple
 
 
@@ -151,5 +152,5 @@ class ActorLost(KilledWorker, RuntimeError):
     """The worker died that an actor lived in, or the actor was let go."""
 
 
-class Unpicklable(TaskFailed, TypeError):
+class Unpicklable(TaskFailed, TypeError, PicklingError):
     """An argument or a result that cannot be pickled, or not read where it arrives."""

@@ -5,6 +5,7 @@ The only place that imports joblib. `import guildhall` makes the name known; thi
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import threading
@@ -29,6 +30,8 @@ try:
 except ImportError as error:
     raise ImportError("guildhall.joblib needs joblib: pip install 'guildhall[joblib]'") from error
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+"""By these a user says how many threads libraries calculate in; the first that is a number holds for all."""
 SHARED_BYTES = 1 << 20
 """A larger array is placed once for all calls of a `Parallel`, if joblib's `max_nbytes` says nothing else."""
 
@@ -95,16 +98,23 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         return size
 
     def configure(
-        self, n_jobs: int = 1, parallel: Any = None, max_nbytes: int | None = SHARED_BYTES, **ignored: Any
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        max_nbytes: int | None = SHARED_BYTES,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **ignored: Any,
     ) -> int:
-        """Get ready for calls of this `Parallel`."""
+        """Get ready for calls of this `Parallel`. `initializer(*initargs)` runs once in each process before its first."""
         count = self.effective_n_jobs(n_jobs)
         if count == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if self._call is not None:  # All of a `parallel_config` block share one backend; others are at it.
             raise FallbackToBackend(self._another())
         self.parallel = parallel
-        self._call = _Call(self._client, count, self.inner_max_num_threads, max_nbytes, self._options)
+        prepare = {} if initializer is None else {"initializer": initializer, "initargs": initargs}
+        self._call = _Call(self._client, count, self.inner_max_num_threads, max_nbytes, {**self._options, **prepare})
         return count
 
     def _another(self) -> GuildhallBackend:
@@ -164,6 +174,12 @@ def _workers(client: Client) -> int:
     return client.host.read(tasks.slots)
 
 
+def _threads(n_jobs: int) -> int:
+    """In how many threads a library may calculate in each worker: as the environment says, or its share of the cores."""
+    told = next((int(told) for name in THREADS if (told := os.environ.get(name, "")).isdecimal()), 0)
+    return told or max(cpu_count() // n_jobs, 1)
+
+
 class _Call:
     """One run of a `Parallel`: an executor, at most `n_jobs` batches in it, and the arrays that its batches share."""
 
@@ -174,7 +190,7 @@ class _Call:
         self._made_of = client, n_jobs, threads, shared_bytes, options
         self._client = client
         self._executor: ClientExecutor = client.get_executor(**options)
-        self._threads = max(cpu_count() // min(n_jobs, workers), 1) if threads is None else threads
+        self._threads = _threads(min(n_jobs, workers)) if threads is None else threads
         self._shared = _Shared(client, shared_bytes)
         self._places = n_jobs if n_jobs < workers else None
         self._gate = threading.Lock()

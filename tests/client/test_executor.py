@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures as standard
 import gc
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -487,6 +489,18 @@ def test_the_initializer_runs_once_in_each_process(tmp_path: Path) -> None:
     assert _state == "uninitialized"
     with pytest.raises(TypeError, match="initializer"):
         Executor(1, initializer=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_made_first", [True, False])
+def test_proxies_of_a_manager_work_in_calls(is_made_first: bool) -> None:
+    with ExitStack() as stack:
+        if is_made_first:
+            shared = stack.enter_context(multiprocessing.Manager()).dict()
+        executor = stack.enter_context(Executor(1))
+        if not is_made_first:
+            shared = stack.enter_context(multiprocessing.Manager()).dict()
+        executor.submit(lambda proxy: proxy.update(told=1), shared).result(20)
+        assert shared["told"] == 1
 
 
 def _initialize(path: str) -> None:

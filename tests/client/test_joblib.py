@@ -249,6 +249,32 @@ def test_options_and_instances_are_taken(client: Client, tmp_path: Path) -> None
         Parallel(n_jobs=2)(delayed(square)(x) for x in range(3))
 
 
+def test_the_initializer_runs_once_in_each_process_before_its_first_call(tmp_path: Path) -> None:
+    def mark(path: Path) -> None:
+        (path / str(os.getpid())).touch(exist_ok=False)
+
+    def is_marked(path: Path) -> bool:
+        return (path / str(os.getpid())).exists()
+
+    found = Parallel(n_jobs=2, initializer=mark, initargs=(tmp_path,))(delayed(is_marked)(tmp_path) for _ in range(50))
+    assert all(found)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_the_environment_says_how_many_threads_libraries_use(
+    client: Client, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("threadpoolctl")
+    monkeypatch.setenv(name, "3")
+
+    def threads(matrix: Any) -> set[int]:
+        import threadpoolctl
+
+        return {found["num_threads"] for found in threadpoolctl.threadpool_info()}
+
+    assert Parallel(n_jobs=2)(delayed(threads)(np.ones((2, 2))) for _ in range(4)) == [{3}] * 4
+
+
 def test_threads_of_libraries_are_limited_in_workers(client: Client) -> None:
     pytest.importorskip("threadpoolctl")
 

@@ -159,6 +159,7 @@ def test_an_unpicklable_argument_is_named_and_refused_by_submit(client: Client, 
     with pytest.raises(TypeError, match=r"argument of work of type.*pickled") as refused:
         client.submit(work, value, key="x")
     assert isinstance(refused.value, Unpicklable)
+    assert isinstance(refused.value, pickle.PicklingError)  # As from the standard library's executors.
     with pytest.raises(TypeError, match="argument of work"):
         client.map(work, [1, value, 2])
     with pytest.raises(TypeError, match="argument of work"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -60,6 +61,7 @@ class LocalCluster:
             amounts(resources),
             None if max_tasks_per_worker is None else _count("max_tasks_per_worker", max_tasks_per_worker),
             bytes_of("memory_limit", memory_limit),
+            authkey=_authkey(),
         )
         self.has_processes = processes
         budget = bytes_of("blob_budget", blob_budget)
@@ -184,6 +186,12 @@ def _placed(host: Any, initializer: Any, initargs: tuple[Any, ...]) -> bytes:
     if not callable(initializer):
         raise WrongType(f"initializer: expected a function, got {type(initializer).__name__} {initializer!r:.60}")
     return payload.place(host, lambda: initializer(*initargs), "the initializer")
+
+
+def _authkey() -> str:
+    """What this process's `multiprocessing` shows at the door of a manager, as hex, if it has one so far."""
+    process = sys.modules.get("multiprocessing.process")
+    return "" if process is None else bytes(process.current_process().authkey).hex()
 
 
 def _count(what: str, given: Any) -> int:

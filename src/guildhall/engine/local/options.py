@@ -12,13 +12,15 @@ SEPARATOR = "\n"
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """How a worker works. `max_tasks`: after so many it ends and another takes its place; `memory_limit`: in bytes, of
-    resident memory; `initializer`: the object, as hex, that holds what to call first."""
+    resident memory; `initializer`: the object, as hex, that holds what to call first; `authkey`: that of the client's
+    `multiprocessing`, as hex, for proxies of its managers that come as arguments."""
 
     threads: int = 1
     resources: tuple[tuple[str, float], ...] = ()
     max_tasks: int | None = None
     memory_limit: int | None = None
     initializer: str = ""
+    authkey: str = ""
 
 
 def packed(options: WorkerOptions, hall: str) -> str:

@@ -370,6 +370,10 @@ def main(told: str, joined: Callable[[], None]) -> None:
     current.enter_task(host)
     worker = Worker(host, options)
     signal.signal(signal.SIGURG, worker.on_signal)
+    if options.authkey:
+        from multiprocessing import process  # Only where the client has it, too: it takes a millisecond.
+
+        process.current_process().authkey = bytes.fromhex(options.authkey)
     if options.initializer:
         load_function(host, bytes.fromhex(options.initializer))()
     serve(worker)
