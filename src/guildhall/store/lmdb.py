@@ -17,7 +17,6 @@ The rules that keep it exact, each paid for by somebody's lost data (docs/decisi
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -33,6 +32,7 @@ import lmdb
 
 from ..errors import HallDamaged, Misuse, StoreFull
 from . import forks
+from .mutex import OWNER, UNSEEN, WriterMutex, look
 from .records import UNREADABLE, damaged, torn
 from .transaction import Waiter
 
@@ -55,10 +55,6 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.
 """The last one: no key of ours is too long for LMDB, unless it was made from a record that is damaged."""
 _REMEDY = "restore it from a copy, or remove the hall's directory to begin anew"
 _LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
-_WRITER_MUTEX = 64
-"""Where in lock.mdb the writer mutex lies: behind the first line of the header."""
-_FUTEX = {"x86_64": 202, "aarch64": 98}
-"""The number of the system call, by machine."""
 CHECKED_BYTES = 64 << 20
 """A larger file is not looked at page by page when it is opened: it takes 7 us a page, and 2 us for each record."""
 _TREE_FLAGS = ((44, 8), (92, 0))
@@ -232,6 +228,9 @@ class LmdbStore:
         self._is_checked = is_new
         """Behind a fork, parent and child open again what they have had open."""
         self._env: Any = None
+        self._mutex: WriterMutex | None = None
+        self._writer = UNSEEN
+        """The writer mutex: the thread that has it, and some bits."""
         _stores.add(self)
         with self.gate:  # No fork by another thread meanwhile: its child would keep the guard.
             try:
@@ -285,6 +284,9 @@ class LmdbStore:
                         _reserve(data, FIRST_BYTES)
                         os.truncate(data, 0)  # LMDB takes only an empty file for a new store.
                         size = FIRST_BYTES
+                if not self._is_read_only:
+                    self._mutex = WriterMutex(os.path.join(self._at, "lock.mdb"))
+                    self._writer = self._mutex.word
                 self._env = lmdb.open(
                     self._at,
                     map_size=size,
@@ -330,6 +332,9 @@ class LmdbStore:
         if self._env is not None:
             with suppress(lmdb.Error):
                 self._env.close()
+        if self._mutex is not None:
+            self._writer = UNSEEN
+            self._mutex.close()
 
     def _is_open_elsewhere(self) -> bool:
         """Whether another process has it open: LMDB keeps a byte of its lock file locked as long.
@@ -400,6 +405,8 @@ class LmdbStore:
                 txn = self._counting or self._txn
                 raw = None
                 try:
+                    if self._writer[0] & OWNER:
+                        look(self._writer)
                     txn._raw = raw = self._begin(None, None, True)
                     txn.get, txn.put, txn.delete = raw.get, raw.put, raw.delete
                     if self._counting:
@@ -437,21 +444,9 @@ class LmdbStore:
         one in its place, but not when another process took the free mutex in between: then nobody knows of the sleeper,
         which sleeps until somebody else has to wait for the mutex. In a hall that is idle, that is for ever.
         """
-        if sys.platform != "linux" or os.uname().machine not in _FUTEX:
-            return
         with self.gate:
-            if not self._is_ready or not self._mark[0]:
-                return
-            found = os.stat(os.path.join(self._at, "lock.mdb"))
-            with open("/proc/self/maps") as maps:
-                for line in maps:
-                    span, _, _, _, inode, *path = line.split(maxsplit=5)
-                    if inode == str(found.st_ino) and path and path[0].rstrip().endswith("/lock.mdb"):
-                        mutex = int(span.partition("-")[0], 16) + _WRITER_MUTEX
-                        ctypes.CDLL(None).syscall(
-                            _FUTEX[os.uname().machine], ctypes.c_void_p(mutex), 1, 0x7FFFFFFF, None, None, 0
-                        )
-                        return
+            if self._is_ready and self._mark[0] and self._mutex is not None:
+                self._mutex.rouse()
 
     def read(self, op: Callable[..., T], *args: Any) -> T:
         gate = self.gate
