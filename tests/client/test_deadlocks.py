@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,8 @@ class Gate:
 
 
 def threads(*calls: Callable[[], Any], within_s: float = 20) -> list[Any]:
-    """What each call returned, or the DeadlockError that it raised. Each runs in a thread."""
+    """What each call returned, or the DeadlockError that it raised; what else it raised, as text. Each runs in a
+    thread."""
     found: list[Any] = ["hangs"] * len(calls)
 
     def run(place: int, call: Callable[[], Any]) -> None:
@@ -101,6 +103,8 @@ def threads(*calls: Callable[[], Any], within_s: float = 20) -> list[Any]:
             found[place] = call()
         except DeadlockError as error:
             found[place] = error
+        except Exception:
+            found[place] = traceback.format_exc()
 
     running = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(calls)]
     for thread in running:

@@ -412,7 +412,8 @@ def test_a_limit_holds_over_processes_that_are_killed(
     elapsed = time.monotonic() - began
     gone = limit.statistics().gone
     assert gone <= most(elapsed)
-    assert gone >= elapsed * 20, "hardly anything went"
+    assert gone >= 8, "whoever was killed kept no other from going on"
+    assert limit.acquire(timeout=10)
     assert limit.statistics().queued == 0
     assert limit.acquire(timeout=5)
     assert left_behind(hall) == 0
@@ -609,7 +610,9 @@ def test_coroutines_use_all_of_them(hall: Hall) -> None:
         await election.resign()
         limit = aio.RateLimiter("r", 100, burst=1)
         assert await asyncio.gather(*(limit.acquire(timeout=5) for _ in range(5))) == [True] * 5
-        assert not await limit.acquire(timeout=0)
+        rare = aio.RateLimiter("rare", 1, per_s=600)
+        assert await rare.acquire()
+        assert not await rare.acquire(timeout=0)
         async with aio.RateLimiter("fast", 100):
             assert aio.RateLimiter("fast", 100).statistics().gone == 1
         with pytest.raises(Misuse, match="async with"), aio.Condition("c"):

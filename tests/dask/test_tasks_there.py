@@ -84,6 +84,20 @@ def test_map_pairs_its_iterables_and_takes_iterators(client: Client) -> None:
     assert client.gather(client.map(lambda x, y: x + y, range(3), y=10)) == [10, 11, 12]
 
 
+def test_large_keywords_of_two_maps_are_not_mixed_up(client: Client) -> None:
+    ones = client.map(lambda x, of: x + of[-1], range(3), of=[1] * 200_000)
+    twos = client.map(lambda x, of: x + of[-1], range(3), of=[2] * 200_000)
+    assert client.gather([ones, twos]) == [[1, 2, 3], [2, 3, 4]]
+
+
+def test_keywords_may_be_called_as_options_of_dask_are(client: Client) -> None:
+    def both(x: int, keywords: int = 0, internal_priority: int = 0, batch_size: int = 0) -> tuple[int, ...]:
+        return x, keywords, internal_priority, batch_size
+
+    assert client.submit(both, 1, keywords=2, internal_priority=3).result() == (1, 2, 3, 0)
+    assert client.gather(client.map(both, [1], keywords=2, internal_priority=3)) == [(1, 2, 3, 0)]
+
+
 def test_futures_in_arguments_become_their_results(client: Client) -> None:
     one = client.submit(divide, 4, 2)
     assert client.submit(lambda a, b: a[0][0] + b["x"], [(one,)], {"x": one}).result() == 4

@@ -293,6 +293,7 @@ async def arun(host: EmbeddedHost, flow: Flow[T]) -> T:
                     continue  # As for threads: the flow looks once more.
                 if vigil is not None:
                     vigil.again()
+                    left_s = sooner(left_s, vigil.left_s)
                 gives_way = go_on is None and host.give_way is not None and (left_s is None or left_s > GIVE_WAY_S)
                 await lounge.pause(waiter, GIVE_WAY_S if gives_way else left_s)
                 if gives_way and host.give_way is not None and not host.is_told(waiters.is_granted, waiter):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from ..hosts.doorbell import Bell
-from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
+from ..hosts.embedded import EmbeddedHost
 from ..primitives import waiters
 from ..store.transaction import Waiter
 
@@ -62,7 +62,8 @@ class Lounge:
 
     async def pause(self, waiter: Waiter, left_s: float | None) -> None:
         """Until the waiter is granted, the time is up, or it is time to look again."""
-        limit_s = LOOK_AGAIN_S if left_s is None else min(left_s, LOOK_AGAIN_S)
+        look_s = self._host.look_again_s
+        limit_s = look_s if left_s is None else min(left_s, look_s)
         rung = self._waiting[waiter] = self._loop.create_future()
         timer = self._loop.call_later(limit_s, _let_go, rung)
         self._host.follow()
@@ -76,7 +77,7 @@ class Lounge:
         self._bell = self._host.bell()
         self._loop.add_reader(self._bell.socket, self._hear)
         self._loop.add_reader(self._host.watch.fd, self._see_death)
-        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        self._timer = self._loop.call_later(self._host.look_again_s, self._look_again)
 
     def _close(self) -> None:
         bell, self._bell = self._bell, None
@@ -99,7 +100,7 @@ class Lounge:
 
     def _look_again(self) -> None:
         """Rings may be lost, and deaths that no pidfd told are found by looking."""
-        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        self._timer = self._loop.call_later(self._host.look_again_s, self._look_again)
         self._host.bury_dead()
 
 

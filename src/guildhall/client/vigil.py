@@ -74,6 +74,13 @@ class Vigil:
             self._again_s = min(2 * self._again_s, FAR_AGAIN_S)
         self._next_s = deadline.now() + self._again_s
 
+    @property
+    def left_s(self) -> float | None:
+        """In how many seconds to call `again`; None if there is no hurry: nobody can have to wait for the agent."""
+        if self._is_declared and self._stated is None:
+            return None
+        return max(0.0, self._next_s - deadline.now())
+
     def _declare(self, state: Statement | None, *, is_late: bool = False) -> bool:
         try:
             answer = self._host.transact(deadlock.declare, self._waiter, self._bell, state, tasks.awaits, is_late)

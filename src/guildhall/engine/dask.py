@@ -31,6 +31,7 @@ try:
     import distributed
     from dask._task_spec import TaskRef as TaskRef
     from dask.base import tokenize
+    from dask.sizeof import sizeof
     from distributed import scheduler as dask_scheduler
     from distributed import threadpoolexecutor, worker
     from distributed.client import FutureCancelledError, FuturesCancelledError
@@ -41,6 +42,8 @@ GIVE_WAY_S = 0.005
 """A task that waits for longer than this gives its slot up."""
 KEEP_S = 30.0
 """So long the scheduler waits for a task that was submitted before its future was stored."""
+LARGE_BYTES = 100_000
+"""Keywords of a map that take more travel to each worker once, and not with each call."""
 VERSION = version("guildhall")
 INSTALL = f"pip install 'guildhall[dask]=={VERSION}'"
 _ASK_VERSION = "__import__('guildhall') and __import__('importlib.metadata').metadata.version('guildhall')"
@@ -146,33 +149,55 @@ class Engine:
     def submit(self, function: Callable[..., Any], args: Any, kwargs: Any, key: str, options: Mapping[str, Any]) -> Any:
         """One call as a task of Dask. Raises Unpicklable."""
         with _sending(key):
-            return self.client.submit(Call(function, key), args, kwargs, key=key, pure=False, **options)
+            call = Call(function, key, bool(kwargs))
+            return self.client.submit(call, *args, *_packed(kwargs), key=key, pure=False, **options)
 
     def map(self, function: Callable[..., Any], calls: Any, kwargs: Any, keys: list[str], options: Any) -> list[Any]:
         """Each call, a tuple of arguments, as a task. Raises Unpicklable."""
         if not calls:
             return []
         with _sending(keys[0]):
-            return list(
-                self.client.map(Call(function, keys[0]), calls, keywords=kwargs, key=keys, pure=False, **options)
-            )
+            last: Any = kwargs
+            if sizeof(kwargs) > LARGE_BYTES:  # A task of its own, so that each worker gets it once.
+                last = self.client.submit(same, kwargs, key=fresh_key("keywords"), pure=False)
+            columns = [*zip(*calls, strict=True), *([last] * len(calls) for _ in _packed(kwargs))]
+            call = Call(function, keys[0], bool(kwargs))
+            return list(self.client.map(call, *columns, key=keys, pure=False, **options))
 
     def result(self, future: distributed.Future, timeout_s: float | None) -> Any:
         """Its result. Raises what the task raised, in our words where it is Dask's own."""
         with in_our_words(future.key, [future]):
-            return self.ask(future._result(), timeout_s, f"future {future.key}")
+            return self.ask(self._result(future), timeout_s, f"future {future.key}")
+
+    async def _result(self, future: distributed.Future) -> Any:
+        self._hurry()
+        return await future._result()
+
+    async def _gathered(self, futures: Any) -> Any:
+        self._hurry()
+        return await self.client._gather(futures)
+
+    def _hurry(self) -> None:
+        """Send what Dask's client holds back to send it with what may come in the next 10 ms: somebody waits now.
+
+        In its loop.
+        """
+        stream = self.client.scheduler_comm
+        if stream is not None and stream.buffer and stream.next_deadline is not None:
+            stream.next_deadline = None
+            stream.waker.set()
 
     def results(self, futures: list[distributed.Future]) -> list[Any]:
         """All results; raises what the first one raised that failed."""
         with in_our_words(None, futures):
-            return list(self.ask(self.client._gather(futures)))
+            return list(self.ask(self._gathered(futures)))
 
     async def aresult(self, future: distributed.Future) -> Any:
         """As `result`, for any event loop."""
         if asyncio.get_running_loop() is self.client.loop.asyncio_loop:
-            asked: Any = asyncio.ensure_future(future._result())
+            asked: Any = asyncio.ensure_future(self._result(future))
         else:
-            asked = self.begin(future._result())
+            asked = self.begin(self._result(future))
         try:
             await (asked if isinstance(asked, asyncio.Future) else asyncio.wrap_future(asked))
         except BaseException:
@@ -194,7 +219,7 @@ class Engine:
 
     def native_result(self, future: distributed.Future) -> Any:
         """Its result, once it is there."""
-        return self.ask(future._result())
+        return self.ask(self._result(future))
 
     def begin_call(self, actor: distributed.Actor, name: str, args: Any, kwargs: Any) -> standard.Future[Any]:
         """Call a method of an actor. Raises ActorLost."""
@@ -208,7 +233,7 @@ class Engine:
 
     def gather_in(self, given: Any) -> Any:
         """The arguments with their futures' results."""
-        return self.ask(self.client._gather(given))
+        return self.ask(self._gathered(given))
 
     def await_call(self, asked: standard.Future[Any], timeout_s: float | None, what: str) -> Any:
         """What the method returned. Raises TimedOut, ActorLost, or what the method raised."""
@@ -237,6 +262,7 @@ class Engine:
             tell(future)
 
         async def follow_all(futures: list[distributed.Future]) -> None:
+            self._hurry()
             await asyncio.gather(*(follow(future) for future in futures), return_exceptions=True)
 
         return self.begin(follow_all(list(futures))).cancel
@@ -279,7 +305,7 @@ class Engine:
     def run(self, function: Any, args: Any, kwargs: Any, workers: list[str], on_error: str) -> dict[str, Any]:
         """The call in each of these workers, beside its tasks: {address: result}."""
         with _sending("run"):
-            call = distributed.protocol.pickle.dumps((Call(function, "run"), args, kwargs))
+            call = distributed.protocol.pickle.dumps((Call(function, "run", bool(kwargs)), args, kwargs))
         found: dict[str, Any] = {}
         for address, end in self.ask(self.client._run(beside, call, workers=workers, on_error="return")).items():
             if not isinstance(end, BaseException):
@@ -451,14 +477,17 @@ class Call:
     It travels as bytes: the scheduler, which reads the calls, need not have the user's modules.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, has_keywords: bool) -> None:
         self.data: bytes = distributed.protocol.pickle.dumps(function)
         self.name = name
+        self.has_keywords = has_keywords
 
-    def __call__(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def __call__(self, *args: Any) -> Any:
+        """With the arguments; the last is a dict of the keywords, if there are some."""
         host = enter()
         try:
-            result = _function(self.data)(*args, **keywords)
+            function = _function(self.data)
+            result = function(*args[:-1], **args[-1]) if self.has_keywords else function(*args)
             return asyncio.run(result) if isinstance(result, CoroutineType) else result
         except BaseException as error:
             raise _travelling(error) from error.__cause__
@@ -467,6 +496,17 @@ class Call:
 
     def __repr__(self) -> str:
         return f"guildhall {self.name}"
+
+
+def _packed(kwargs: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """A call's keywords as its last argument: as keywords some are options of Dask's own, and those of its `map` that
+    are large become tasks named as they are, which other calls share."""
+    return (kwargs,) if kwargs else ()
+
+
+def same(value: Any) -> Any:
+    """A task whose result many calls are given."""
+    return value
 
 
 @lru_cache(maxsize=256)
@@ -480,7 +520,7 @@ async def beside(pickled: bytes, dask_worker: Any) -> Any:
 
     def run() -> Any:
         call, args, keywords = distributed.protocol.pickle.loads(pickled)
-        return call(args, keywords)
+        return call(*args, *_packed(keywords))
 
     worker._worker_cvar.set(dask_worker)  # So that the thread knows whose it is, as a task's does.
     return await asyncio.to_thread(run)

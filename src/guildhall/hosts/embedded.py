@@ -74,6 +74,8 @@ class EmbeddedHost:
     is_far = False
     """Whether ops run in another process, so that each is a round trip. Then a wait rings from the beginning, and
     whether it is granted is told, not looked up."""
+    look_again_s = LOOK_AGAIN_S
+    """How often the coroutines that wait look by themselves."""
 
     def __init__(self, place: Place, *, durable: bool, role: str, estates: Iterable[Estate], is_private: bool) -> None:
         self.directory = place.directory
@@ -421,8 +423,12 @@ class EmbeddedHost:
         return self.read(op, *args)
 
     def read_due(self, waiter: Waiter, op: Callable[..., T], *args: Any) -> T:
-        """What came as the waiter was parked, once; else the op reads it."""
+        """What the op reads. A far host keeps what came as the waiter was parked, until that rings or a long time has
+        passed: the primitive's part is to ring when there is another answer for who is first in line."""
         return self.read(op, *args)
+
+    def forget_due(self, waiter: Waiter) -> None:
+        """That time has come: what was kept of it is of the past."""
 
     def bury_dead(self) -> list[int]:
         """Bury every session whose process is gone."""
@@ -495,6 +501,10 @@ class EmbeddedHost:
     def wall(self) -> float:
         """Its wall clock."""
         return deadline.wall()
+
+    def ticks_ns(self) -> int:
+        """As `now`, in nanoseconds."""
+        return deadline.ticks_ns()
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 

@@ -205,6 +205,7 @@ class Lock(Handle):
         left_s = lapse_at - host.now()
         if left_s <= 0:
             host.transact(lock.lapse, self._key, now())
+            host.forget_due(waiter)
         return max(0.0, left_s)
 
     def _guard(self, host: EmbeddedHost) -> Guard:

@@ -143,7 +143,7 @@ class Queue(Handle):
             if delay is None:
                 return 0.0
             raise Misuse(f"queue {self.name!r:.60}: delay {delay!r:.60}: expected a time that comes")
-        return _wall() + delay_s if delay_s else 0.0
+        return self._host.wall() + delay_s if delay_s else 0.0
 
     def _rank(self, priority: Any) -> float:
         if isinstance(priority, bool) or not isinstance(priority, int | float):

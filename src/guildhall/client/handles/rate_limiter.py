@@ -99,9 +99,9 @@ class RateLimiter(Handle):
 
         def due(waiter: Waiter) -> float | None:
             at_ns = host.read(limiter.due, waiter)
-            if at_ns is not None and at_ns <= deadline.ticks_ns():
+            if at_ns is not None and at_ns <= host.ticks_ns():
                 at_ns = host.transact(limiter.turn, key, terms, _moment(), waiter, not host.is_far)
-            return 0.0 if at_ns is None else max(0.0, (at_ns - deadline.ticks_ns()) / 1e9)
+            return 0.0 if at_ns is None else max(0.0, (at_ns - host.ticks_ns()) / 1e9)
 
         answer = yield from drive.waiting(
             host,

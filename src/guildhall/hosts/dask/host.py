@@ -29,6 +29,8 @@ AWAKE = 1 << 32
 """The bell of a wait that has none: its ring is told all the same."""
 LOOK_FIRST_S, LOOK_AGAIN_S = 0.05, 8.0
 """A sleeper looks by itself for what time has come for: first after so long, and at last this often."""
+DUE_S = 30.0
+"""So long it is believed that nothing has changed about when something falls due for a wait, if nothing rang."""
 PART_BYTES = 1 << 20
 """Large values travel in parts, between which others have their turn."""
 _MAX_TOLD = 1 << 16
@@ -137,6 +139,7 @@ class DaskHost(EmbeddedHost):
     """One process at the hall of a scheduler. Made by `connect` and `of_worker`."""
 
     is_far = True
+    look_again_s = LOOK_AGAIN_S
 
     def __init__(self, address: str, role: str, make: Callable[[DaskHost], AnyLink]) -> None:
         self.directory = address
@@ -175,7 +178,8 @@ class DaskHost(EmbeddedHost):
         self._routes: dict[int, int] = {}
         self._told: dict[int, None] = {}
         self._ahead: dict[int, Any] = {}
-        self._due: dict[int, Any] = {}
+        self._due: dict[int, tuple[Any, float]] = {}
+        """By the number of a wait: what was answered, and until when that is believed."""
         self._unsure = 0
         self._looked: set[int] = set()
         self.words = _Words(self._tell)
@@ -215,6 +219,7 @@ class DaskHost(EmbeddedHost):
     def _look_anew(self) -> None:
         """Rings may have been missed: who waits looks itself. If the session is over, it learns that so."""
         self._unsure = next(self._numbers)
+        self._due.clear()
         self._looked.clear()
         if self.link.is_over:
             self._mark = forks.NO_MARK
@@ -251,8 +256,20 @@ class DaskHost(EmbeddedHost):
         return self.read(op, *args) if found is None else found[0]
 
     def read_due(self, waiter: Waiter, op: Callable[..., Any], *args: Any) -> Any:
-        found = self._due.pop(waiter.number, None)
-        return self.read(op, *args) if found is None else found[0]
+        found = self._due.get(waiter.number)
+        if found is None or deadline.left(found[1]) == 0:
+            found = self._keep_due(waiter.number, (self.read(op, *args),))
+        return found[0]
+
+    def _keep_due(self, number: int, answer: tuple[Any]) -> tuple[Any, float]:
+        kept = self._due[number] = answer[0], deadline.now() + DUE_S
+        if len(self._due) > _MAX_TOLD:
+            for old in list(itertools.islice(self._due, _MAX_TOLD // 2)):
+                self._due.pop(old, None)
+        return kept
+
+    def forget_due(self, waiter: Waiter) -> None:
+        self._due.pop(waiter.number, None)
 
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """As there, and soon: nothing of it waits for this process to ask for something else."""
@@ -321,8 +338,9 @@ class DaskHost(EmbeddedHost):
 
     def _heard(self, number: int, bell: int, ahead: Any) -> None:
         if bell < 0:
-            self._due[number] = ahead
+            self._keep_due(number, ahead)
             return
+        self._due.pop(number, None)
         if ahead == NOT_YET:
             self._wake(self._routes.get(number, bell))
             return
@@ -412,6 +430,9 @@ class DaskHost(EmbeddedHost):
     def wall(self) -> float:
         """The scheduler's wall clock."""
         return deadline.wall() + float(self.link.skew_s[1])
+
+    def ticks_ns(self) -> int:
+        return deadline.ticks_ns() + round(float(self.link.skew_s[0]) * 1e9)
 
     def _ask(self, what: str, *args: Any) -> Any:
         if not self._mark[0]:
