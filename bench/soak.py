@@ -7,7 +7,8 @@ itself, and what they share), the store's file and what of it is used, file desc
 how long a lock with a counter takes. Flat is: the last third is not above the second by more than what is allowed; the
 first is for warming up.
 
-Writes soak.json and soak.svg into bench/results, or where `--out` says. The exit code tells whether all is flat.
+Writes soak.json and its plot, light and dark, into bench/results, or where `--out` says; `--report` draws the plot of the
+soak.json that is there anew. The exit code tells whether all is flat.
 """
 
 from __future__ import annotations
@@ -241,25 +242,13 @@ def verdicts(samples: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def plot(samples: list[dict[str, float]], path: Path) -> None:
+def plot(samples: list[dict[str, float]], out: Path) -> None:
+    from lib import plots  # Here: the processes that toil need none.
+
     try:
-        import matplotlib
+        plots.draw_soak(samples, SHOWN, out)
     except ModuleNotFoundError as error:
         raise SystemExit("soak: the plot needs matplotlib: pip install 'guildhall[bench]'") from error
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(len(SHOWN) // 2, 2, figsize=(10, 13), sharex=True)
-    for axis, what in zip(axes.flat, SHOWN, strict=True):
-        seen = [one for one in samples if what in one]
-        axis.plot([(one["at"] - samples[0]["at"]) / 60 for one in seen], [one[what] for one in seen], linewidth=1)
-        axis.set_ylim(bottom=0)
-        axis.set_title(what, fontsize=9, loc="left")
-        axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("minutes")
-    figure.tight_layout()
-    figure.savefig(path)
 
 
 def soak(minutes: float, out: Path) -> int:
@@ -283,7 +272,7 @@ def soak(minutes: float, out: Path) -> int:
     load.lines.unlink()
     facts = {"minutes": minutes, "tasks": load.tasks, "killed": load.killed, "counted": counted}
     (out / "soak.json").write_text(json.dumps({**facts, "verdicts": found, "samples": samples}, indent=1))
-    plot(samples, out / "soak.svg")
+    plot(samples, out)
     print(f"{minutes:g} minutes, {load.tasks} tasks, {counted} counted, {load.killed} processes killed and replaced")
     for what, verdict in found.items():
         state = "flat" if verdict["flat"] else "GROWS"
@@ -295,10 +284,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"))
+    parser.add_argument("--report", action="store_true", help="no run: the plot of the results that are there")
     parser.add_argument("--toil", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.toil:
         toil(given.toil, given.out)
+        return 0
+    if given.report:
+        plot(json.loads((Path(given.out) / "soak.json").read_text())["samples"], Path(given.out))
         return 0
     return min(soak(given.minutes, Path(given.out)), 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,18 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
                 if work.axis and any(point["work"] == work.name for point in results["points"]):
                     made.append(_curve(results, work, shade, folder))
             made.append(_alone(results, shade, folder))
+    return made
+
+
+def draw_soak(samples: list[dict[str, float]], shown: Sequence[str], folder: Path) -> list[Path]:
+    """What was sampled over the minutes, a panel for each of the figures."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    made = []
+    for shade in ("light", "dark"):
+        with _style(shade):
+            made.append(_soak(samples, shown, shade, folder))
     return made
 
 
@@ -156,6 +168,26 @@ def _alone(results: dict[str, Any], shade: str, folder: Path) -> Path:
     figure.suptitle("Microseconds of one operation, p50 and up to p99 (less is better)", x=0.02, ha="left", fontsize=11)
     figure.tight_layout()
     return _save(figure, "alone", shade, folder)
+
+
+def _soak(samples: list[dict[str, float]], shown: Sequence[str], shade: str, folder: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure, every = plt.subplots(len(shown) // 3, 3, figsize=(9.6, 1.75 * (len(shown) // 3)), sharex=True)
+    for axes, what in zip(every.flat, shown, strict=True):
+        seen = [one for one in samples if what in one]
+        minutes = [(one["at"] - samples[0]["at"]) / 60 for one in seen]
+        axes.plot(minutes, [one[what] for one in seen], color=COLOURS["guildhall"], lw=1)
+        if what.startswith("p"):  # A latency: one that others disturbed would flatten all that is to be seen.
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(what, fontsize=9)
+        axes.grid(True, axis="y")
+    for axes in every[-1]:
+        axes.set_xlabel("minutes")
+    figure.tight_layout()
+    return _save(figure, "soak", shade, folder)
 
 
 assert len(COLOURS) == len(ORDER), "each peer has its colour"
