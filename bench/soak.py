@@ -7,8 +7,8 @@ itself, and what they share), the store's file and what of it is used, file desc
 how long a lock with a counter takes. Flat is: the last third is not above the second by more than what is allowed; the
 first is for warming up.
 
-Writes soak.json and its plot, light and dark, into bench/results, or where `--out` says; `--report` draws the plot of the
-soak.json that is there anew. The exit code tells whether all is flat.
+Writes soak.json and its plot, light and dark, into bench/results, or where `--out` says; `--report` draws the plot anew
+from the soak.json that is there. The exit code tells whether all is flat.
 """
 
 from __future__ import annotations
