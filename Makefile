@@ -66,8 +66,17 @@ simulate: .venv/ready
 mutations: .venv/ready
 	$(BIN)/python tests/histories/simulate.py --mutations
 
-fuzz: .venv/ready
+.venv/fuzz-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	touch $@
+
+# ENGINE=atheris: bytes that are led by what they reach, for what any bytes are given to (tests/fuzz/targets.py).
+fuzz: .venv/ready $(if $(filter atheris,$(ENGINE)),.venv/fuzz-ready)
+ifeq ($(ENGINE),atheris)
+	$(BIN)/python tests/fuzz/targets.py all $$((60 * $(or $(MINUTES),10)))
+else
 	FUZZ_S=$$((60 * $(or $(MINUTES),10))) $(BIN)/python -m pytest -s tests/fuzz
+endif
 
 soak: .venv/bench-ready
 	$(BIN)/python bench/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT))

@@ -5,16 +5,19 @@ Whoever opens it buries them, and so reads nearly every kind of record that ther
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from faults import eventually
+from targets import check_told
 
 import guildhall
 from guildhall import (
@@ -43,22 +46,27 @@ from guildhall import (
 from guildhall.client import submission
 from guildhall.engine.local import tasks
 from guildhall.primitives.waiters import WAITS
+from guildhall.tools import cli
 
 Step = Callable[[], Any]
 
 
 def write(path: Path) -> None:
     """Both end without a word; first who waits, as it would bury the other."""
-    members = [_member(_have, path), _member(_wait, path)]
-    for pid in reversed(members):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    members: list[int] = []
+    try:
+        for live in (_have, _wait):
+            _start(live, path, members)
+    finally:
+        for pid in reversed(members):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
     for bell in (path / "bells").iterdir():
         bell.unlink()  # Sockets cannot be copied.
 
 
-def _member(live: Callable[[Path], None], path: Path) -> int:
-    """A process that does that, and then nothing any more."""
+def _start(live: Callable[[Path], None], path: Path, members: list[int]) -> None:
+    """A process that does that, and then nothing any more. Returns when it has."""
     read, write_end = os.pipe()
     pid = os.fork()
     if not pid:
@@ -66,12 +74,15 @@ def _member(live: Callable[[Path], None], path: Path) -> int:
             live(path)
             os.write(write_end, b"!")
             time.sleep(600)
+        except BaseException:
+            os.write(write_end, traceback.format_exc()[-2000:].encode())
         finally:
             os._exit(1)
+    members.append(pid)
     os.close(write_end)
     with os.fdopen(read, "rb", buffering=0) as file:
-        assert file.read(1) == b"!", f"{live.__name__} did not come to its end"
-    return pid
+        told = file.read(2000).decode()
+    assert told == "!", told
 
 
 def _have(path: Path) -> None:
@@ -155,11 +166,13 @@ def _wait(path: Path) -> None:
         lambda: Variable("future", hall=hall).get().result(),
         be_notified,
     ]
-    for wait in waits:
+    for number, wait in enumerate(waits, 1):  # One behind the other: a reader stands in line behind a writer only.
         threading.Thread(target=wait, daemon=True).start()
-    host = hall.host
-    stand = eventually(lambda: len(list(host.read(lambda txn: txn.scan(WAITS)))) >= len(waits), 20)
-    assert stand, f"{len(list(host.read(lambda txn: txn.scan(WAITS))))} of {len(waits)} wait"
+        assert eventually(lambda number=number: _standing(hall) == number, 20), f"wait {number} does not wait"
+
+
+def _standing(hall: Hall) -> int:
+    return len(list(hall.host.read(lambda txn: txn.scan(WAITS))))
 
 
 def use(path: Path) -> None:
@@ -245,3 +258,18 @@ def _steps(hall: Hall) -> list[Step]:
         lambda: RateLimiter("limiter", 2, per_s=3600, hall=hall).delete(),
         lambda: Latch("latch", 2, hall=hall).delete(),
     ]
+
+
+COMMANDS = ("ls", "show lock", "show work", "locks", "queue peek work", "queue peek full", "top", "doctor")
+COMMANDS_THAT_MEND = ("doctor --fix", "gc")
+
+
+def command(path: Path) -> None:
+    """Give each command of the command line, in both forms, to the hall; those that change it last."""
+    for words in (*COMMANDS, *COMMANDS_THAT_MEND):
+        for form in ([], ["--json"]):
+            given = [*words.split(), "--hall", str(path), *form]
+            told, complained = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
+            with redirect_stdout(told), redirect_stderr(complained):
+                code = cli.run(given)
+            check_told(given, code, told.buffer.getvalue().decode(), complained.getvalue())

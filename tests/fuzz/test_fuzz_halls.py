@@ -6,8 +6,9 @@ Some seconds here; `make fuzz MINUTES=n` goes on for longer. A failure prints th
 from __future__ import annotations
 
 import os
+import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import crowded
@@ -15,8 +16,8 @@ import pytest
 from damage import LEAST, fuzz, said, seconds, spoil_bytes, spoil_part, spoil_record, use, write
 from faults import Child
 
-SHARE = 0.1
-"""Of all the time, for each of these seven."""
+SHARE = 0.09
+"""Of all the time, for each of these eight."""
 
 
 @pytest.fixture(scope="module", params=["memory", "disk"])
@@ -49,17 +50,38 @@ def test_damaged_records_and_keys(written: Path) -> None:
     assert tally.total() >= LEAST, tally
 
 
-def test_damaged_records_of_the_dead_and_of_those_who_waited(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def left() -> Iterator[Path]:
+    """A hall whose members died in the middle of everything."""
     place = Path(os.environ["GUILDHALL_HOME"]) / "crowded"
     place.mkdir()
-    try:
-        Child(crowded.write, place / "h").result()
-        shutil.copytree(place / "h", place / "whole")
-        assert said(place / "whole", crowded.use) == "whole"
-        tally = fuzz(place / "h", place, spoil_record, seconds(2 * SHARE, 2), crowded.use)
-    finally:
-        shutil.rmtree(place)
+    Child(crowded.write, place / "h").result()
+    yield place / "h"
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("using", [crowded.use, crowded.command])
+def test_a_hall_that_the_dead_left_is_whole(left: Path, using: Callable[[Path], None]) -> None:
+    copy = left.parent / "copy"
+    shutil.copytree(left, copy)
+    assert said(copy, using) == "whole"
+    shutil.rmtree(copy)
+
+
+def test_damaged_records_of_the_dead_and_of_those_who_waited(left: Path) -> None:
+    tally = fuzz(left, left.parent, spoil_record, seconds(SHARE, 2), crowded.use)
     print(f"records of the dead: {dict(tally)}")
+    assert tally.total() >= LEAST, tally
+
+
+def test_the_command_line_at_damaged_halls(left: Path) -> None:
+    """A code and one line, whatever is spoiled, of every command; also of those that mend."""
+
+    def spoil(path: Path, dice: random.Random) -> str:
+        return str(dice.choice([spoil_bytes, spoil_record, spoil_part])(path, dice))
+
+    tally = fuzz(left, left.parent, spoil, seconds(SHARE, 2), crowded.command)
+    print(f"command line: {dict(tally)}")
     assert tally.total() >= LEAST, tally
 
 

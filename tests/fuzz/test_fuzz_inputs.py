@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
+import pickle
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import targets
 from damage import seconds
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import guildhall
-from guildhall import Client, GuildhallError, HallDamaged
+from guildhall import Client, GuildhallError
 from guildhall.client.census import KINDS
 from guildhall.store import keys
-from guildhall.store.records import UNREADABLE, Form
+from guildhall.store.records import Form
 from guildhall.tools import cli
 
 EXAMPLES = 40 + int(seconds(0.28, 0) * 15)
@@ -63,34 +63,20 @@ def test_a_key_says_what_it_was_made_of_and_sorts_alike(one: list[Any], other: l
         assert (keys.pack(other) == packed) == alike(other, one)
 
 
-@fuzzed
-@given(st.binary(max_size=80) | st.binary(max_size=40).map(lambda data: b"\x05" * 2000 + data))
-def test_bytes_that_are_no_key_are_told(data: bytes) -> None:
-    for read in (keys.unpack, keys.first_name, keys.name_of):
-        with suppress(HallDamaged):
-            read(data)
-
-
-FORMS = [
-    "primitives.sessions", "primitives.values", "primitives.queue", "primitives.topic", "primitives.subscription",
-    "primitives.lock", "primitives.rlock", "primitives.pool", "primitives.barrier", "primitives.condition",
-    "primitives.election", "primitives.limiter", "primitives.latch", "primitives.multilock", "primitives.delivery",
-    "primitives.waiters", "primitives.deadlock", "engine.local.tasks", "engine.local.actors",
-]  # fmt: skip
-
-
-def test_bytes_that_are_no_record_are_told() -> None:
-    for name in FORMS:
-        import_module(f"guildhall.{name}")
-    forms = [found for found in gc.get_objects() if isinstance(found, Form)]
-    assert len(forms) > 15
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_any_bytes_are_taken(name: str, shared: guildhall.Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As atheris feeds them, and as bytes that are like records, keys and pickles."""
+    monkeypatch.setenv("GUILDHALL", f"{shared.path}/")
+    some_record = st.recursive(sorting, st.lists, max_leaves=8).map(packed)
+    some_key = st.lists(sorting, max_size=3).map(lambda parts: keys.pack(parts))
+    some_pickle = sorting.map(lambda value: pickle.dumps([value, {1: value}], 5))
+    whole = some_record | some_key | some_pickle
+    cut = st.builds(lambda data, at, more: data[:at] + more, whole, st.integers(0, 60), st.binary(max_size=9))
 
     @fuzzed
-    @given(st.binary(max_size=60) | st.recursive(sorting, st.lists, max_leaves=8).map(packed))
+    @given(st.binary(max_size=60) | whole | cut | st.just(b"\x05" * 2000))
     def each(data: bytes) -> None:
-        for form in forms:
-            with suppress(*UNREADABLE):
-                form.unpack(data)
+        targets.TARGETS[name](data)
 
     each()
 
@@ -100,6 +86,10 @@ def packed(value: Any) -> bytes:
         return msgspec.msgpack.encode([1, *value] if isinstance(value, list) else value)
     except (OverflowError, UnicodeEncodeError):
         return b"\xc1"
+
+
+def test_all_forms_of_records_are_tried() -> None:
+    assert len(targets._forms(Form)) > 15
 
 
 KIND_NAMES = ("Variable", "Counter", "Event", "Lock", "RLock", "Queue", "Sub", "Pub", "Election", "RWLock")
@@ -197,16 +187,17 @@ def test_any_arguments_of_the_command_line_end_with_a_code_and_no_traceback(
 ) -> None:
     monkeypatch.setenv("GUILDHALL", hall_name)
     with guildhall.open(hall_name) as hall:
-        guildhall.Queue("x", hall=hall).put(1)
+        guildhall.Queue("x", hall=hall).put_many([1, "\x1b]0;x\x07"])
         guildhall.Lock("lock", hall=hall).acquire()
+        guildhall.Variable("\x1b[2J", hall=hall).set("\x1b[2J")
 
         @fuzzed
         @given(arguments)
         def each(given_: list[str]) -> None:
-            with redirect_stdout(io.TextIOWrapper(io.BytesIO())), redirect_stderr(io.StringIO()) as told:
+            told, complained = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
+            with redirect_stdout(told), redirect_stderr(complained):
                 code = cli.run(given_)
-            assert code in (0, 1, 2), (given_, code)
-            assert "Traceback" not in told.getvalue()
+            targets.check_told(given_, code, told.buffer.getvalue().decode(), complained.getvalue())
 
         each()
 

@@ -479,6 +479,23 @@ def test_a_blob_is_named_and_sized_as_it_was_written(hall: guildhall.Hall) -> No
             blobs.read(hall.host, blobs.BLOB + msgspec.msgpack.encode(described))
 
 
+@needs_root
+@pytest.mark.parametrize("part", ["data.mdb", "lock.mdb", "guard", "members"])
+def test_a_part_that_may_not_be_read_is_named(shared: Path, part: str) -> None:
+    """Of a hall of one's own: root may read everything, so it is the other user's."""
+    as_nobody(planted_hall, shared / "h", "mark")
+    (shared / "h" / part).chmod(0)
+
+    def look() -> str:
+        with pytest.raises(HallRefused, match="Permission denied"):
+            guildhall.open(shared / "h")
+        with pytest.raises(HallRefused) as told:
+            guildhall.observe(shared / "h")
+        return str(told.value)
+
+    assert f"its {part} cannot be looked at: Permission denied; make it readable" in as_nobody(look)
+
+
 # -- long paths -------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,22 @@ from typing import Any
 
 import pytest
 
+import guildhall
+from guildhall.client import checkup
 from guildhall.errors import HallDamaged
-from guildhall.primitives import census, limiter, sessions, subscription, topic, values, variable, waiters
+from guildhall.primitives import (
+    census,
+    delivery,
+    limiter,
+    pool,
+    queue,
+    sessions,
+    subscription,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from guildhall.primitives.limiter import Moment, Terms
 from guildhall.primitives.op import PARKED
 from guildhall.store import keys
@@ -59,6 +73,13 @@ def test_messages_that_are_gone_are_told_and_not_waited_for(store: MemoryStore) 
         store.transact(subscription.fetch, N, GROUP, GROUP, 10, 1, None)
 
 
+@pytest.mark.parametrize("wrong", [queue.Queue(0, size=-2), queue.Queue(0, more=queue.More(delayed=5))])
+def test_a_queue_that_counts_what_is_not_there_is_not_emptied_for_ever(store: MemoryStore, wrong: queue.Queue) -> None:
+    spoil(store, queue.QUEUES + N, queue.QUEUE.pack(wrong))
+    with pytest.raises(HallDamaged, match="has counted"):
+        store.transact(delivery.delete, N, 100)
+
+
 def test_who_is_first_in_line_and_has_no_wait_is_told_and_not_looked_at_for_ever(store: MemoryStore) -> None:
     terms, waiter = Terms(1, 1000, 0), Waiter(1, 1, 1)
     assert store.transact(limiter.acquire, N, terms, 1, Moment("boot", 5000), None)
@@ -89,3 +110,36 @@ def test_an_op_that_is_called_with_what_it_does_not_take_is_a_bug_and_no_damage(
             with pytest.raises(TypeError):
                 run(variable.get, N, "too", "many")
     on_disk.close()
+
+
+def test_what_is_read_outside_of_ops_is_told_too(hall: guildhall.Hall) -> None:
+    for number, item in enumerate((b"\x93junk", b"\xff", b"", b"\x95\x01")):
+        things = guildhall.Queue(number + 1, hall=hall)
+        things.put(1)
+        spoil(hall.host, queue.ITEMS + pack_name("queue", number + 1) + pack_int(0), item)
+        with pytest.raises(HallDamaged):
+            things.get(timeout=0)
+    spoil(hall.host, pool.LEASES + b"\x15\x01", b"")
+    with pytest.raises(HallDamaged):
+        hall.snapshot()
+
+
+def test_numbers_that_the_kernel_does_not_take_are_no_sessions_and_no_processes(tmp_path: Path) -> None:
+    for key, value in (
+        (sessions.NEXT_SESSION, b"\xff" * 30),
+        (sessions.SESSIONS + pack_int(9), b"\x95\x01\xcf" + b"\xff" * 8 + b"\x05\xa1x\x00"),
+        (sessions.SESSIONS + pack_int(9), b"\x95\x01\xff\x05\xa1x\x00"),
+        (sessions.SESSIONS + pack_int(9), b"\x95\x01\x09\xcf" + b"\xff" * 8 + b"\xa1x\x00"),
+    ):
+        path = tmp_path / f"h{len(list(tmp_path.iterdir()))}"
+        guildhall.open(path).close()
+        with guildhall.open(path) as hall:
+            spoil(hall.host, key, value)
+        with pytest.raises(HallDamaged):
+            guildhall.open(path).snapshot()
+    path = tmp_path / "strange"
+    guildhall.open(path).close()
+    for name in ("9" * 30 + "-1-00", "²-1-00", "x"):
+        (path / "blobs" / name).touch()
+        (path / "bells" / name.replace("-", ".")).touch()
+    assert all(one.kind != "unusable" for one in checkup.examine(str(path)))

@@ -42,7 +42,7 @@ from ..primitives import (
 from ..primitives.values import OBJECT, PENDING
 from ..primitives.waiters import LINES
 from ..store.keys import name_of
-from ..store.records import UNREADABLE, damaged
+from ..store.records import damage_of
 from .handles import statistics
 
 PAGE = 32
@@ -233,8 +233,10 @@ def take(hall: Looking, *, max_objects: int = MANY) -> Snapshot:
     """Look at everything. Of tasks and values at most so many are counted. Raises HallDamaged if it cannot be read."""
     try:
         return _taken(hall, max_objects)
-    except UNREADABLE as error:
-        raise damaged(error) from error
+    except Exception as error:  # Most of it is read here, and not in the ops that look it up.
+        if (damage := damage_of(error)) is not None:
+            raise damage from error
+        raise
 
 
 def _taken(hall: Looking, max_objects: int) -> Snapshot:

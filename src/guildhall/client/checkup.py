@@ -96,7 +96,7 @@ def _orphans(hall: Looking) -> list[str]:
     found = []
     for file in blob_files(hall.directory):
         writer, _, rest = file.name.partition("-")
-        if not writer.isdigit() or not rest or hall.is_alive(int(writer)):
+        if not writer.isdecimal() or not rest or hall.is_alive(int(writer)):
             continue
         with suppress(ValueError):  # Not a name of ours.
             if hall.read(sessions.is_litter, file.name):
@@ -114,7 +114,7 @@ def _bells(hall: Looking) -> Iterator[Finding]:
 def _strays(hall: Looking) -> list[str]:
     """Sockets in `bells` of sessions that are dead and buried; a burial takes those of the others along."""
     names = os.listdir(os.path.join(hall.directory, "bells"))
-    numbers = {name: int(first) for name in names if (first := name.partition(".")[0]).isdigit()}
+    numbers = {name: int(first) for name in names if (first := name.partition(".")[0]).isdecimal()}
     known = {one.number for one in hall.read(sessions.everybody)}
     return sorted(name for name, number in numbers.items() if number not in known and not hall.is_alive(number))
 

@@ -13,6 +13,7 @@ from ..engine.local import tasks
 from ..errors import WrongType
 from ..hosts.embedded import EmbeddedHost
 from ..primitives import values
+from ..store.records import UNREADABLE, damaged
 from . import crew
 from .futures import Future, expect_futures
 from .handles import statistics
@@ -43,7 +44,10 @@ def _results(host: EmbeddedHost) -> list[str]:
     keys = {future._oid: future.key for future in _futures(host)}
     found = []
     for place, data in pairs(host, values.OBJECTS):
-        seen, oid = values.OBJECT.unpack(data), place[len(values.OBJECTS) :]
+        try:
+            seen, oid = values.OBJECT.unpack(data), place[len(values.OBJECTS) :]
+        except UNREADABLE as error:
+            raise damaged(error) from error
         if seen.state != values.FINISHED or not (seen.is_named or oid in keys):
             continue
         given = host.read(values.key_of, oid) if seen.is_named else None

@@ -12,6 +12,8 @@ import select
 import struct
 from contextlib import suppress
 
+from ..store.records import MOST_SESSIONS
+
 _FLOCK = struct.Struct("hhqqi")
 
 
@@ -32,7 +34,7 @@ class Members:
 
     def is_alive(self, session: int) -> bool:
         """Whether another process holds the session's byte. Never ask for a session of one's own."""
-        return self._is_locked(session, 1)
+        return 0 < session < MOST_SESSIONS and self._is_locked(session, 1)
 
     def anybody(self) -> bool:
         """Whether any other process holds any byte."""

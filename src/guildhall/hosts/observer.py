@@ -79,8 +79,14 @@ class _Outside:
                 self._members = Members(self._place.at("members"), may_make=False)
             in_memory = self._place.is_in_memory
             self.store = LmdbStore(directory, at=self._place.path, in_memory=in_memory, is_read_only=True)
-        except BaseException:
+        except BaseException as error:
             self._close_members()
+            if isinstance(error, OSError) and not isinstance(error, Broken | FileNotFoundError):
+                part = os.path.basename(error.filename or "store")
+                raise HallRefused(
+                    f"hall {directory}: its {part} cannot be looked at: {error.strerror or error}; "
+                    "make it readable and writable for this user, or choose another hall"
+                ) from error
             raise
 
     def read(self, op: Callable[..., T], *args: Any) -> T:

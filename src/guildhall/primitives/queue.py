@@ -641,7 +641,9 @@ def clear(txn: Txn, name: bytes, limit: int) -> bool:
         values.release(txn, uses_of(item))
     finish(txn, name, queue, len(batch.items) + len(late))
     txn.put(QUEUES + name, _pack_queue(queue))
-    return not queue.size and not more.delayed
+    is_empty = not queue.size and not more.delayed
+    assert is_empty or batch.items or late, "as many stand here and are delayed as the queue has counted"
+    return is_empty
 
 
 def finish(txn: Txn, name: bytes, queue: Queue, count: int = 1) -> None:

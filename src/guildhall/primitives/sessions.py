@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..store.keys import pack_int
-from ..store.records import Form, Record
+from ..store.records import MOST_SESSIONS, Form, ProcessId, Record, SessionNumber
 from ..store.transaction import Txn
 from .values import is_litter as is_litter
 from .values import object_id as object_id
@@ -27,8 +27,8 @@ Estate = Callable[[Txn, int, Sequence[int]], None]
 class Session(Record, tag=1, frozen=True):
     """One process in the hall. Everything here is for messages and for watching, never for deciding who is alive."""
 
-    number: int
-    pid: int
+    number: SessionNumber
+    pid: ProcessId
     role: str
     since: float = 0.0
 
@@ -40,6 +40,7 @@ def number(txn: Txn) -> int:
     """A number for a new session."""
     data = txn.get(NEXT_SESSION)
     fresh = 1 if data is None else int.from_bytes(data, "big") + 1
+    assert fresh < MOST_SESSIONS, "numbers of sessions are counted"
     txn.put(NEXT_SESSION, fresh.to_bytes(8, "big"))
     return fresh
 

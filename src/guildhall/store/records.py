@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
 from ..errors import GuildhallError, HallDamaged
 
 R = TypeVar("R", bound="Record")
+MOST_SESSIONS = 1 << 62
+"""The numbers of sessions are below: the kernel keeps a lock for each byte of a file, and takes no larger ones."""
+SessionNumber = Annotated[int, msgspec.Meta(gt=0, lt=MOST_SESSIONS)]
+ProcessId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -53,6 +57,7 @@ _OURS = (
     "guildhall.store.keys",
     "guildhall.engine.local.",
     "guildhall.client.handles.statistics",
+    "guildhall.client.census",
 )
 """Where ops are, and what they read with. Not the stores: an op that is called with what it does not take is a bug."""
 
@@ -74,3 +79,8 @@ def torn(error: BaseException) -> HallDamaged | None:
         f"what is stored does not fit together ({type(error).__name__}: {error!s:.100}): "
         "it is damaged, unless this is a bug of guildhall"
     )
+
+
+def damage_of(error: Exception) -> HallDamaged | None:
+    """What to raise in place of an error of whoever reads records outside of an op; None if they are not to blame."""
+    return damaged(error) if isinstance(error, UNREADABLE) else torn(error)

@@ -22,6 +22,7 @@ from ...primitives import delivery, queue, values, waiters
 from ...primitives.delivery import Parcel
 from ...primitives.op import BUSY, Answer
 from ...primitives.queue import CLOSED, Batch, Light
+from ...store.records import UNREADABLE, damaged
 from ...store.transaction import Waiter
 from .. import drive
 from ..drive import LATE, Flow
@@ -264,7 +265,7 @@ class Queue(Handle):
         read, unreadable, trouble = [], [], None
         for place, item in enumerate(items):
             try:
-                read.append(payload.decode(host, values.unpack(queue.value_of(item)).data))
+                read.append(payload.decode(host, _data(item)))
             except Exception as error:
                 unreadable.append(place)
                 trouble = error
@@ -412,7 +413,7 @@ class Queue(Handle):
 
     def _read(self, host: EmbeddedHost, parcel: Parcel) -> Any:
         try:
-            return payload.decode(host, values.unpack(parcel.value).data)
+            return payload.decode(host, _data(parcel.value))
         except Exception:
             host.transact(delivery.condemn, self._key, host.session, parcel.position, parcel.deliveries)
             raise
@@ -560,6 +561,13 @@ class _Dropped(weakref.ref["Taken"]):
 
 _held: set[_Dropped] = set()
 """What this process has taken: a reference calls back only while it lives itself."""
+
+
+def _data(item: bytes) -> bytes:
+    try:
+        return values.unpack(queue.value_of(item)).data
+    except UNREADABLE as error:
+        raise damaged(error) from error
 
 
 def _nothing(txn: Any) -> None:

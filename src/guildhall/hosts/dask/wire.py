@@ -46,7 +46,8 @@ def named(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)
     elif module.startswith(_HOMES) and name.isidentifier():
         found = getattr(importlib.import_module(module), name, None)
-        if getattr(found, "__module__", "").startswith("guildhall.") and (is_op(found) or _is_plain(found)):
+        home = getattr(found, "__module__", None) or ""
+        if home.startswith("guildhall.") and (is_op(found) or _is_plain(found)):
             return found
     raise pickle.UnpicklingError(f"{module}.{name} does not travel to a hall or from it")
 
