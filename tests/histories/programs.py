@@ -29,9 +29,15 @@ from guildhall import (
     RLock,
     RWLock,
     Semaphore,
+    StoreFull,
     Sub,
     Variable,
+    deadline,
 )
+from guildhall.client import drive
+from guildhall.engine.local import tasks
+from guildhall.primitives import values, waiters
+from guildhall.primitives.op import Answer
 from guildhall.primitives.rwlock import READ, WRITE
 from guildhall.testing.recorder import Log
 
@@ -45,6 +51,7 @@ class Player:
     in_a_storm: ClassVar[Terms] = {}
     """Terms for longer programs."""
     long_s = 5.0
+    is_real: ClassVar[bool] = True
 
     def __init__(self, name: str, hall: Any, log: Log, dice: random.Random, terms: Terms) -> None:
         self.name, self.hall, self.log, self.dice, self.terms = name, hall, log, dice, terms
@@ -705,11 +712,179 @@ class RateLimiterPlayer(Player):
         self.call("acquire", lambda: self.limiter.acquire(n, timeout_s), n)
 
 
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+class TasksPlayer(Player):
+    """Submits tasks, and works: by the ops, as client and worker do, for their processes are not played."""
+
+    kind = "tasks"
+    is_real = False
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.Tasks()
+
+    def open(self) -> None:
+        host = self.hall.host
+        host.words.append(0)  # The lane of its work; that before it is for what it gets.
+        host.insist(tasks.enlist, host.session, tasks.WorkerInfo(host.session))
+        self.mine: list[bytes] = []
+        self.key = b""
+        self.todo: list[bytes] = []
+
+    def surely(self, method: str, op: Callable[..., Any], told: tuple[Any, ...], *args: Any) -> Any:
+        """A call that is made until there was room for it. Ctrl-C is not for workers."""
+        while True:
+            run = lambda: self.hall.host.transact(op, *args)  # noqa: E731
+            result = self.log.call(self.session, self.kind, self.name, method, told, run)
+            if result != models.FULL:
+                return result
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.todo and roll < 0.6:
+            self._work()
+        elif roll < 0.75:
+            self._submit()
+        elif self.mine and roll < 0.95:
+            self._look_after(self.dice.choice(self.mine), self.dice.random())
+        elif not self.todo:
+            patience_s = 8.0 if self.dice.random() < 0.4 else self.patience_s() or 0.0
+            self._claim(self.dice.choice((1, 1, 2, 5)), patience_s)
+
+    def _submit(self) -> None:
+        specs, known = [], list(self.mine)
+        for _ in range(self.dice.choice((1, 1, 1, 2, 4))):
+            deps = tuple(self.dice.sample(known, min(len(known), self.dice.choice((0, 0, 1, 2)))))
+            oid = self.hall.host.new_object()
+            specs.append((oid, deps, self.dice.choice((0, 1, 1)), self.dice.choice((0, 0, 0, 1))))
+            known.append(oid)
+        is_nested = self.dice.random() < 0.3
+        batch = [
+            (oid, tasks.Recipe("task", b"", b"", deps, retries, priority=priority), deps)
+            for oid, deps, retries, priority in specs
+        ]
+        if self.surely("submit", tasks.submit, (tuple(specs), is_nested), batch, is_nested) is None:
+            self.mine += [oid for oid, *_ in specs]
+
+    def _look_after(self, oid: bytes, roll: float) -> None:
+        if roll < 0.5:
+            self.call("result", lambda: self._result(oid), oid)
+        elif roll < 0.6:
+            self.surely("fire", tasks.fire, (oid,), [oid])
+        elif roll < 0.75:
+            self.surely("cancel", tasks.cancel, ((oid,),), [oid])
+            self.call("result", lambda: self._result(oid), oid)
+        else:
+            self.mine.remove(oid)
+            self.surely("release", values.release_for, (oid,), self.session, [oid])
+
+    def _result(self, oid: bytes) -> Any:
+        host = self.hall.host
+        found = drive.run(
+            host,
+            drive.waiting(
+                host,
+                lambda waiter: host.transact(values.wait_settled, oid, waiter),
+                lambda waiter: host.read(values.settled, oid),
+                lambda waiter: host.transact(waiters.withdraw, waiter),
+                self.patience_s(),
+            ),
+        )
+        if found is drive.LATE:
+            return models.LATE
+        if found.state == values.CANCELLED:
+            return ["cancelled", None]
+        _, data = tasks.chain_of(found.data)
+        if found.state == values.FINISHED:
+            return ["finished", data]
+        return ["error", "killed" if data[:1] == tasks.KILLED else data]
+
+    # -- working ------------------------------------------------------------------------------------------------------
+
+    def _claim(self, limit: int, timeout_s: float) -> None:
+        def run() -> Any:
+            found = self._claimed(limit, timeout_s)
+            if found is None:
+                return models.LATE
+            self.key, self.todo = found[0], [oid for oid, _ in found[1]]
+            return list(self.todo)
+
+        self.log.call(self.session, self.kind, self.name, "claim", (limit,), run)
+
+    def _claimed(self, limit: int, timeout_s: float) -> Any:
+        """As a worker's thread does it; with a time limit, it ends as one that retires."""
+        host, until = self.hall.host, deadline.after(timeout_s)
+        while True:
+            waiter = host.waiter() if timeout_s else None
+            found = host.transact(tasks.claim, host.session, limit, waiter, tasks.Able(), deadline.now(), 1)
+            if not isinstance(found, Answer):
+                return found
+            if waiter is None:
+                return None
+            bell = host.bell()
+            try:
+                is_asleep = host.transact(tasks.doze, waiter, bell.number)
+            except StoreFull:
+                host.insist(waiters.withdraw, waiter)
+                raise
+            if not is_asleep:
+                continue
+            while not host.read(waiters.is_granted, waiter):
+                left_s = deadline.left(until)
+                if left_s == 0:
+                    host.insist(waiters.withdraw, waiter)
+                    host.insist(tasks.pass_on)
+                    return None
+                host.sleep(bell, left_s)
+
+    def _work(self) -> None:
+        host, oid = self.hall.host, self.todo[0]
+        host.words[1] = tasks.mark_of(oid)
+        host.step()  # It runs.
+        if len(self.todo) > 1 and self.dice.random() < 0.2:
+            rest, self.todo = tuple(self.todo[1:]), self.todo[:1]
+            self.surely("unclaim", tasks.unclaim, (self.key, rest), self.key, rest)
+        host.step()
+        count = self.dice.choice((1, 1, len(self.todo)))
+        ends, self.todo = [self._end(one) for one in self.todo[:count]], self.todo[count:]
+        told = tuple((one.oid, STATES[one.state], one.data, one.again) for one in ends)
+        self.surely("finish", tasks.finish, (self.key, told), self.key, ends)
+
+    def _end(self, oid: bytes) -> tasks.Done:
+        data = b"." + str(self.fresh()).encode()
+        if self.dice.random() < 0.6:
+            return tasks.Done(oid, values.FINISHED, data)
+        return tasks.Done(oid, values.ERROR, data, again=True)
+
+    def audit(self) -> None:
+        """One more worker ends what is left, and there is no more."""
+        while True:
+            self._claim(5, 0.0)
+            if not self.todo:
+                break
+            while self.todo:
+                self._work()
+        self.call("ready", lambda: self.hall.host.read(tasks.ready))
+        left = [key for key, _ in self.hall.host.read(_scan, tasks.READY)]
+        assert not left, f"in line, though nobody is there: {left}"
+
+
+STATES = {values.FINISHED: "finished", values.ERROR: "error"}
+
+
+def _scan(txn: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return list(txn.scan(prefix))
+
+
 PLAYERS: dict[str, type[Player]] = {
     player.kind: player
     for player in (
         VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, LockPlayer, LeasePlayer, CirclesPlayer, RLockPlayer,
         SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer, LatchPlayer, BarrierPlayer,
-        ConditionPlayer, RateLimiterPlayer,
+        ConditionPlayer, RateLimiterPlayer, TasksPlayer,
     )
 }  # fmt: skip
+REAL = [kind for kind, player in PLAYERS.items() if player.is_real]
+"""Those that real processes can play, too."""

@@ -204,6 +204,8 @@ class _Noted:
         name, facts = _facts(op, args)
         if log.buried is not None:
             name, facts = "sessions.bury", log.buried
+        if name == "tasks.claim" and isinstance(result, tuple):
+            facts["claimed"] = result[0], tuple((oid, task.deaths) for oid, task in result[1])
         answer = _answer(result) if error is None else type(error).__name__
         wrote = has_written() and error is None
         log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call, log.session)
