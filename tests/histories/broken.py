@@ -14,7 +14,18 @@ import pytest
 from msgspec.structs import replace
 
 from guildhall.engine.local import tasks
-from guildhall.primitives import deadlock, delivery, lock, pool, queue, values, variable, waiters
+from guildhall.primitives import (
+    deadlock,
+    delivery,
+    lock,
+    pool,
+    queue,
+    subscription,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from guildhall.store.keys import pack_id, pack_int
 from guildhall.store.memory import MemoryStore
 from guildhall.testing.simulation import SimHost
@@ -214,6 +225,33 @@ def who_depends_on_what_is_gone_is_not_forgotten(patch: Patch) -> None:
     patch.setattr(tasks, "_forget", lambda txn, oid: None)
 
 
+def one_too_many_is_told_as_missed(patch: Patch) -> None:
+    plain = subscription._caught_up
+
+    def _caught_up(cursor: Any, log: Any) -> Any:
+        after = plain(cursor, log)
+        return replace(after, lagged=after.lagged + 1) if after.lagged > cursor.lagged else after
+
+    patch.setattr(subscription, "_caught_up", _caught_up)
+
+
+def nobody_is_full(patch: Patch) -> None:
+    patch.setattr(topic, "_is_full", lambda txn, name, log, count: False)
+
+
+def dead_subscribers_stay(patch: Patch) -> None:
+    patch.setattr(subscription, "bury", lambda txn, session: None)
+
+
+def what_a_member_held_goes_with_it(patch: Patch) -> None:
+    plain = subscription._without
+
+    def _without(cursor: Any, member: bytes, had: Any) -> Any:
+        return replace(plain(cursor, member, had), returned=cursor.returned)
+
+    patch.setattr(subscription, "_without", _without)
+
+
 def _named(patch: Patch, module: Any, name: str, function: Any) -> None:
     """In place of an op, under its name: handles look ops up when they call them."""
     function.__module__, function.__name__, function.__qualname__ = module.__name__, name, name
@@ -244,6 +282,10 @@ FAULTS: list[tuple[Callable[[Patch], None], str, str]] = [
     (stale_reads, "latch", "not so at any time|stands in line still"),
     (stale_reads, "counter", "not so at any time"),
     (half_a_transaction, "multilock", "."),
+    (one_too_many_is_told_as_missed, "bounded topic", "is the next"),
+    (nobody_is_full, "bounded topic", "waits, or does not"),
+    (dead_subscribers_stay, "bounded topic", "."),
+    (what_a_member_held_goes_with_it, "durable topic", "."),
     (tasks_die_with_their_worker, "tasks", "."),
     (all_of_a_claim_are_blamed, "tasks", "to blame"),
     (one_task_is_claimed_twice, "tasks", "."),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import models
@@ -20,6 +21,7 @@ from guildhall import (
     Counter,
     Election,
     Event,
+    Lagged,
     Latch,
     Lock,
     MultiLock,
@@ -305,6 +307,103 @@ class TopicPlayer(Player):
 
     def audit(self) -> None:
         self.call("put", lambda: self.pub.put(1), 1)
+
+
+class BoundedPlayer(Player):
+    """Subscriptions with a bound: some drop the oldest and are told how many, some have publishers wait; some replay
+    what is kept."""
+
+    kind = "bounded topic"
+
+    @staticmethod
+    def draw(dice: random.Random) -> Terms:
+        return {"keep": dice.choice((0, 2, 5)), "maxlen": dice.choice((1, 2, 4)), "may_block": dice.random() < 0.6}
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.BoundedTopic(terms["keep"])
+
+    def open(self) -> None:
+        while True:
+            with suppress(StoreFull):
+                self.pub = Pub(self.name, keep=self.terms["keep"], hall=self.hall)
+                break
+            self.pass_time(0.01)
+        self.sub: Any = None
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.sub is None and roll < 0.6:
+            policy = "block" if self.terms["may_block"] and self.dice.random() < 0.5 else "drop-oldest"
+            maxlen = self.dice.choice((None, self.terms["maxlen"]))
+            start = None if maxlen and policy == "block" else self.dice.choice((None, None, "oldest", -2))
+            self.call("subscribe", lambda: self._subscribe(start, maxlen, policy), start, maxlen, policy)
+        elif self.sub is not None and roll < 0.55:
+            self.call("get", self._get)
+        elif self.sub is not None and roll < 0.62:
+            self.call("close", self.sub.close)
+            self.sub = None
+        else:
+            message, timeout_s = self.fresh(), self.patience_s()
+            self.call("put", lambda: self.pub.put(message, timeout_s), message)
+
+    def _subscribe(self, start: Any, maxlen: int | None, policy: str) -> None:
+        self.sub = Sub(self.name, start=start, maxlen=maxlen, policy=policy if maxlen else None, hall=self.hall)
+
+    def _get(self) -> Any:
+        try:
+            return [self.sub.get(self.patience_s()), self.sub.seq]
+        except Lagged as lagged:
+            return ["lagged", lagged.n]
+
+    def audit(self) -> None:
+        """Who comes late gets what is kept, and that is all that is there."""
+        self.call("subscribe", lambda: self._subscribe("oldest", None, ""), "oldest", None, "")
+        while isinstance(self.call("get", lambda: [self.sub.get(0), self.sub.seq]), list):
+            pass
+        self.call("close", self.sub.close)
+        self.call("delete", self.pub.delete)
+
+
+class DurablePlayer(Player):
+    """Members of one durable subscription share it; it goes on where it was, whoever dies."""
+
+    kind = "durable topic"
+    group = "group"
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.DurableTopic()
+
+    def open(self) -> None:
+        self.pub = Pub(self.name, hall=self.hall)
+        self.sub: Any = None
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.sub is None and roll < 0.5:
+            self.call("subscribe", self._subscribe)
+        elif self.sub is not None and roll < 0.6:
+            self.call("get", self._get)
+        elif self.sub is not None and roll < 0.68:
+            self.call("close", self.sub.close)
+            self.sub = None
+        else:
+            message = self.fresh()
+            self.call("put", lambda: self.pub.put(message), message)
+
+    def _subscribe(self) -> None:
+        self.sub = Sub(self.name, subscription=self.group, hall=self.hall)
+
+    def _get(self) -> Any:
+        return [self.sub.get(self.patience_s()), self.sub.seq]
+
+    def audit(self) -> None:
+        """One more member gets all that is left, and the group ends."""
+        self.call("subscribe", self._subscribe)
+        while isinstance(self.call("get", lambda: [self.sub.get(0), self.sub.seq]), list):
+            pass
+        self.call("unsubscribe", self.sub.unsubscribe)
 
 
 # -- what is held -----------------------------------------------------------------------------------------------------
@@ -881,9 +980,9 @@ def _scan(txn: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
 PLAYERS: dict[str, type[Player]] = {
     player.kind: player
     for player in (
-        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, LockPlayer, LeasePlayer, CirclesPlayer, RLockPlayer,
-        SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer, LatchPlayer, BarrierPlayer,
-        ConditionPlayer, RateLimiterPlayer, TasksPlayer,
+        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, BoundedPlayer, DurablePlayer, LockPlayer, LeasePlayer,
+        CirclesPlayer, RLockPlayer, SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer,
+        LatchPlayer, BarrierPlayer, ConditionPlayer, RateLimiterPlayer, TasksPlayer,
     )
 }  # fmt: skip
 REAL = [kind for kind, player in PLAYERS.items() if player.is_real]

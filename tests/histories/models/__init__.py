@@ -8,10 +8,12 @@ from models.held import DEADLOCK, Circles, Election, Lock, MultiLock, Pool, RLoc
 from models.queue import Queue
 from models.tasks import Tasks
 from models.together import Barrier, Condition, Event, Latch, RateLimiter
+from models.topics import BoundedTopic, DurableTopic
 from models.values import Counter, Topic, Variable
 
 __all__ = [
-    "ANY", "BROKEN_OFF", "DEADLOCK", "FULL", "INTERRUPTED", "LATE", "Barrier", "Circles", "Condition", "Counter",
+    "ANY", "BROKEN_OFF", "DEADLOCK", "FULL", "INTERRUPTED", "LATE", "Barrier", "BoundedTopic", "Circles",
+    "Condition", "Counter", "DurableTopic",
     "Election", "Event", "Latch", "Lock", "Model", "MultiLock", "Pool", "Queue", "RLock", "RateLimiter", "Tasks",
     "Topic", "Variable", "Wrong",
 ]  # fmt: skip
