@@ -61,7 +61,8 @@ long-tests: .venv/ready
 
 simulate: .venv/ready
 	$(BIN)/python tests/histories/simulate.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
-	    $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(KIND),--kind '$(KIND)')
+	    $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(KIND),--kind '$(KIND)') \
+	    $(if $(JOBS),--jobs $(JOBS))
 
 mutations: .venv/ready
 	$(BIN)/python tests/histories/simulate.py --mutations

@@ -121,3 +121,22 @@ def test_the_page_shows_the_table() -> None:
 
 if __name__ == "__main__":
     print(states.diagram())
+
+
+@pytest.mark.parametrize("end", ["dies", "gives back"])
+def test_what_depended_on_a_task_that_is_gone_leaves_nothing_when_its_worker_has_it_no_more(end: str) -> None:
+    store = MemoryStore()
+    for session in (CLIENT, 2):
+        store.transact(sessions.join, sessions.Session(session, 100 + session, "worker"))
+    first, second = (values.object_id(CLIENT, number) for number in (1, 2))
+    store.transact(
+        tasks.submit,
+        [(first, Recipe("f", b"", b""), ()), (second, Recipe("g", b"", b"", (first,)), (first,))],
+    )
+    key, _ = store.transact(tasks.claim, 2, 1, None)
+    store.transact(sessions.bury, CLIENT)
+    if end == "dies":
+        store.transact(tasks.bury, 2)
+    else:
+        store.transact(tasks.unclaim, key, [first])
+    assert list(store.read(lambda txn: txn.scan(tasks.DEPENDENTS))) == []

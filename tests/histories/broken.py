@@ -11,8 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from guildhall.primitives import deadlock, delivery, lock, pool, queue, variable, waiters
+from guildhall.engine.local import tasks
+from guildhall.primitives import (
+    deadlock,
+    delivery,
+    lock,
+    pool,
+    queue,
+    subscription,
+    topic,
+    values,
+    variable,
+    waiters,
+)
 from guildhall.store.keys import pack_id, pack_int
 from guildhall.store.memory import MemoryStore
 from guildhall.testing.simulation import SimHost
@@ -162,6 +175,83 @@ def half_a_transaction(patch: Patch) -> None:
     patch.setattr(MemoryStore, "_put_back", lambda store, undo: None)
 
 
+def tasks_die_with_their_worker(patch: Patch) -> None:
+    def bury(txn: Any, session: int, marks: Any = ()) -> None:
+        for key, _ in txn.scan(tasks.CLAIMS + pack_int(session)):
+            txn.delete(key)
+        txn.delete(tasks.WORKERS + pack_id(session))
+
+    patch.setattr(tasks, "bury", bury)
+
+
+def all_of_a_claim_are_blamed(patch: Patch) -> None:
+    plain = tasks.bury
+    patch.setattr(tasks, "bury", lambda txn, session, marks=(): plain(txn, session))
+
+
+def one_task_is_claimed_twice(patch: Patch) -> None:
+    plain = tasks._claimed
+
+    def _claimed(txn: Any, session: int, taken: Any, *args: Any) -> Any:
+        if len(taken) > 1:
+            tasks._put_first(txn, *taken[-1])
+        return plain(txn, session, taken, *args)
+
+    patch.setattr(tasks, "_claimed", _claimed)
+
+
+def retries_without_end(patch: Patch) -> None:
+    plain = tasks._with
+    patch.setattr(tasks, "_with", lambda old, *, retries=None, **rest: plain(old, **rest))
+
+
+def no_worker_is_woken(patch: Patch) -> None:
+    patch.setattr(tasks, "_wake_idle", lambda txn, count: None)
+
+
+def an_end_is_made_over_another(patch: Patch) -> None:
+    plain = values.settle
+
+    def settle(txn: Any, oid: bytes, *args: Any) -> Any:
+        found = values.look(txn, oid)
+        if found is not None and found.state != values.PENDING:
+            txn.put(values.OBJECTS + oid, values.OBJECT.pack(replace(found, state=args[0], data=args[1])))
+        return plain(txn, oid, *args)
+
+    patch.setattr(values, "settle", settle)
+
+
+def who_depends_on_what_is_gone_is_not_forgotten(patch: Patch) -> None:
+    patch.setattr(tasks, "_forget", lambda txn, oid: None)
+
+
+def one_too_many_is_told_as_missed(patch: Patch) -> None:
+    plain = subscription._caught_up
+
+    def _caught_up(cursor: Any, log: Any) -> Any:
+        after = plain(cursor, log)
+        return replace(after, lagged=after.lagged + 1) if after.lagged > cursor.lagged else after
+
+    patch.setattr(subscription, "_caught_up", _caught_up)
+
+
+def nobody_is_full(patch: Patch) -> None:
+    patch.setattr(topic, "_is_full", lambda txn, name, log, count: False)
+
+
+def dead_subscribers_stay(patch: Patch) -> None:
+    patch.setattr(subscription, "bury", lambda txn, session: None)
+
+
+def what_a_member_held_goes_with_it(patch: Patch) -> None:
+    plain = subscription._without
+
+    def _without(cursor: Any, member: bytes, had: Any) -> Any:
+        return replace(plain(cursor, member, had), returned=cursor.returned)
+
+    patch.setattr(subscription, "_without", _without)
+
+
 def _named(patch: Patch, module: Any, name: str, function: Any) -> None:
     """In place of an op, under its name: handles look ops up when they call them."""
     function.__module__, function.__name__, function.__qualname__ = module.__name__, name, name
@@ -192,4 +282,15 @@ FAULTS: list[tuple[Callable[[Patch], None], str, str]] = [
     (stale_reads, "latch", "not so at any time|stands in line still"),
     (stale_reads, "counter", "not so at any time"),
     (half_a_transaction, "multilock", "."),
+    (one_too_many_is_told_as_missed, "bounded topic", "is the next"),
+    (nobody_is_full, "bounded topic", "waits, or does not"),
+    (dead_subscribers_stay, "bounded topic", "."),
+    (what_a_member_held_goes_with_it, "durable topic", "."),
+    (tasks_die_with_their_worker, "tasks", "."),
+    (all_of_a_claim_are_blamed, "tasks", "to blame"),
+    (one_task_is_claimed_twice, "tasks", "."),
+    (retries_without_end, "tasks", "."),
+    (no_worker_is_woken, "tasks", "slept on|has been over"),
+    (an_end_is_made_over_another, "tasks", "but it came to"),
+    (who_depends_on_what_is_gone_is_not_forgotten, "tasks", "left behind"),
 ]

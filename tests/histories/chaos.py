@@ -34,7 +34,7 @@ import pytest
 from broken import FAULTS
 from checker import check
 from crowd import Embedded, Ground, Part, Scene, Sky, drain, foreman, hog, live
-from programs import PLAYERS
+from programs import PLAYERS, REAL
 
 from guildhall import Queue
 from guildhall.testing.recorder import Files, History
@@ -375,7 +375,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--round-s", type=float, default=ROUND_S)
-    parser.add_argument("--kind", action="append", choices=list(PLAYERS), help="only these")
+    parser.add_argument("--kind", action="append", choices=REAL, help="only these")
     parser.add_argument("--ground", choices=("embedded", "dask", "both"), default="both", help="where halls are")
     parser.add_argument("--broken", choices=list(FAULTS_BY_NAME), help="with this fault, which is to be found")
     given = parser.parse_args()
@@ -388,7 +388,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     while time.monotonic() < began + given.minutes * 60:
         try:
-            kinds = given.kind or list(PLAYERS)
+            kinds = given.kind or REAL
             total += one_round(seed, number, given.round_s, kinds, given.ground, given.broken)
         except Exception as error:
             print(f"FAILED in round {number} of seed {seed}: {type(error).__name__}: {error}")

@@ -76,8 +76,10 @@ def replay(history: History, models: Models) -> None:
                     model.trail.append((c, c.call))
                     model.bury(c.facts["session"], c)
                     _note(model, c)
-        elif c.call is not None and not c.op.startswith(NOT_OF_CALLS):
+        elif c.call is not None:
             model = models[c.call.kind, c.call.name]
+            if c.op.startswith(NOT_OF_CALLS) and c.op not in model.also:
+                continue
             model.trail.append((c, c.call))
             model.commit(c.call, c)
             _note(model, c)

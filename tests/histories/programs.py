@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import models
@@ -20,6 +21,7 @@ from guildhall import (
     Counter,
     Election,
     Event,
+    Lagged,
     Latch,
     Lock,
     MultiLock,
@@ -29,9 +31,15 @@ from guildhall import (
     RLock,
     RWLock,
     Semaphore,
+    StoreFull,
     Sub,
     Variable,
+    deadline,
 )
+from guildhall.client import drive
+from guildhall.engine.local import tasks
+from guildhall.primitives import values, waiters
+from guildhall.primitives.op import Answer
 from guildhall.primitives.rwlock import READ, WRITE
 from guildhall.testing.recorder import Log
 
@@ -45,6 +53,7 @@ class Player:
     in_a_storm: ClassVar[Terms] = {}
     """Terms for longer programs."""
     long_s = 5.0
+    is_real: ClassVar[bool] = True
 
     def __init__(self, name: str, hall: Any, log: Log, dice: random.Random, terms: Terms) -> None:
         self.name, self.hall, self.log, self.dice, self.terms = name, hall, log, dice, terms
@@ -298,6 +307,103 @@ class TopicPlayer(Player):
 
     def audit(self) -> None:
         self.call("put", lambda: self.pub.put(1), 1)
+
+
+class BoundedPlayer(Player):
+    """Subscriptions with a bound: some drop the oldest and are told how many, some have publishers wait; some replay
+    what is kept."""
+
+    kind = "bounded topic"
+
+    @staticmethod
+    def draw(dice: random.Random) -> Terms:
+        return {"keep": dice.choice((0, 2, 5)), "maxlen": dice.choice((1, 2, 4)), "may_block": dice.random() < 0.6}
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.BoundedTopic(terms["keep"])
+
+    def open(self) -> None:
+        while True:
+            with suppress(StoreFull):
+                self.pub = Pub(self.name, keep=self.terms["keep"], hall=self.hall)
+                break
+            self.pass_time(0.01)
+        self.sub: Any = None
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.sub is None and roll < 0.6:
+            policy = "block" if self.terms["may_block"] and self.dice.random() < 0.5 else "drop-oldest"
+            maxlen = self.dice.choice((None, self.terms["maxlen"]))
+            start = None if maxlen and policy == "block" else self.dice.choice((None, None, "oldest", -2))
+            self.call("subscribe", lambda: self._subscribe(start, maxlen, policy), start, maxlen, policy)
+        elif self.sub is not None and roll < 0.55:
+            self.call("get", self._get)
+        elif self.sub is not None and roll < 0.62:
+            self.call("close", self.sub.close)
+            self.sub = None
+        else:
+            message, timeout_s = self.fresh(), self.patience_s()
+            self.call("put", lambda: self.pub.put(message, timeout_s), message)
+
+    def _subscribe(self, start: Any, maxlen: int | None, policy: str) -> None:
+        self.sub = Sub(self.name, start=start, maxlen=maxlen, policy=policy if maxlen else None, hall=self.hall)
+
+    def _get(self) -> Any:
+        try:
+            return [self.sub.get(self.patience_s()), self.sub.seq]
+        except Lagged as lagged:
+            return ["lagged", lagged.n]
+
+    def audit(self) -> None:
+        """Who comes late gets what is kept, and that is all that is there."""
+        self.call("subscribe", lambda: self._subscribe("oldest", None, ""), "oldest", None, "")
+        while isinstance(self.call("get", lambda: [self.sub.get(0), self.sub.seq]), list):
+            pass
+        self.call("close", self.sub.close)
+        self.call("delete", self.pub.delete)
+
+
+class DurablePlayer(Player):
+    """Members of one durable subscription share it; it goes on where it was, whoever dies."""
+
+    kind = "durable topic"
+    group = "group"
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.DurableTopic()
+
+    def open(self) -> None:
+        self.pub = Pub(self.name, hall=self.hall)
+        self.sub: Any = None
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.sub is None and roll < 0.5:
+            self.call("subscribe", self._subscribe)
+        elif self.sub is not None and roll < 0.6:
+            self.call("get", self._get)
+        elif self.sub is not None and roll < 0.68:
+            self.call("close", self.sub.close)
+            self.sub = None
+        else:
+            message = self.fresh()
+            self.call("put", lambda: self.pub.put(message), message)
+
+    def _subscribe(self) -> None:
+        self.sub = Sub(self.name, subscription=self.group, hall=self.hall)
+
+    def _get(self) -> Any:
+        return [self.sub.get(self.patience_s()), self.sub.seq]
+
+    def audit(self) -> None:
+        """One more member gets all that is left, and the group ends."""
+        self.call("subscribe", self._subscribe)
+        while isinstance(self.call("get", lambda: [self.sub.get(0), self.sub.seq]), list):
+            pass
+        self.call("unsubscribe", self.sub.unsubscribe)
 
 
 # -- what is held -----------------------------------------------------------------------------------------------------
@@ -705,11 +811,179 @@ class RateLimiterPlayer(Player):
         self.call("acquire", lambda: self.limiter.acquire(n, timeout_s), n)
 
 
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+class TasksPlayer(Player):
+    """Submits tasks, and works: by the ops, as client and worker do, for their processes are not played."""
+
+    kind = "tasks"
+    is_real = False
+
+    @staticmethod
+    def model(terms: Terms) -> models.Model:
+        return models.Tasks()
+
+    def open(self) -> None:
+        host = self.hall.host
+        host.words.append(0)  # The lane of its work; that before it is for what it gets.
+        host.insist(tasks.enlist, host.session, tasks.WorkerInfo(host.session))
+        self.mine: list[bytes] = []
+        self.key = b""
+        self.todo: list[bytes] = []
+
+    def surely(self, method: str, op: Callable[..., Any], told: tuple[Any, ...], *args: Any) -> Any:
+        """A call that is made until there was room for it. Ctrl-C is not for workers."""
+        while True:
+            run = lambda: self.hall.host.transact(op, *args)  # noqa: E731
+            result = self.log.call(self.session, self.kind, self.name, method, told, run)
+            if result != models.FULL:
+                return result
+
+    def step(self) -> None:
+        roll = self.dice.random()
+        if self.todo and roll < 0.6:
+            self._work()
+        elif roll < 0.75:
+            self._submit()
+        elif self.mine and roll < 0.95:
+            self._look_after(self.dice.choice(self.mine), self.dice.random())
+        elif not self.todo:
+            patience_s = 8.0 if self.dice.random() < 0.4 else self.patience_s() or 0.0
+            self._claim(self.dice.choice((1, 1, 2, 5)), patience_s)
+
+    def _submit(self) -> None:
+        specs, known = [], list(self.mine)
+        for _ in range(self.dice.choice((1, 1, 1, 2, 4))):
+            deps = tuple(self.dice.sample(known, min(len(known), self.dice.choice((0, 0, 1, 2)))))
+            oid = self.hall.host.new_object()
+            specs.append((oid, deps, self.dice.choice((0, 1, 1)), self.dice.choice((0, 0, 0, 1))))
+            known.append(oid)
+        is_nested = self.dice.random() < 0.3
+        batch = [
+            (oid, tasks.Recipe("task", b"", b"", deps, retries, priority=priority), deps)
+            for oid, deps, retries, priority in specs
+        ]
+        if self.surely("submit", tasks.submit, (tuple(specs), is_nested), batch, is_nested) is None:
+            self.mine += [oid for oid, *_ in specs]
+
+    def _look_after(self, oid: bytes, roll: float) -> None:
+        if roll < 0.5:
+            self.call("result", lambda: self._result(oid), oid)
+        elif roll < 0.6:
+            self.surely("fire", tasks.fire, (oid,), [oid])
+        elif roll < 0.75:
+            self.surely("cancel", tasks.cancel, ((oid,),), [oid])
+            self.call("result", lambda: self._result(oid), oid)
+        else:
+            self.mine.remove(oid)
+            self.surely("release", values.release_for, (oid,), self.session, [oid])
+
+    def _result(self, oid: bytes) -> Any:
+        host = self.hall.host
+        found = drive.run(
+            host,
+            drive.waiting(
+                host,
+                lambda waiter: host.transact(values.wait_settled, oid, waiter),
+                lambda waiter: host.read(values.settled, oid),
+                lambda waiter: host.transact(waiters.withdraw, waiter),
+                self.patience_s(),
+            ),
+        )
+        if found is drive.LATE:
+            return models.LATE
+        if found.state == values.CANCELLED:
+            return ["cancelled", None]
+        _, data = tasks.chain_of(found.data)
+        if found.state == values.FINISHED:
+            return ["finished", data]
+        return ["error", "killed" if data[:1] == tasks.KILLED else data]
+
+    # -- working ------------------------------------------------------------------------------------------------------
+
+    def _claim(self, limit: int, timeout_s: float) -> None:
+        def run() -> Any:
+            found = self._claimed(limit, timeout_s)
+            if found is None:
+                return models.LATE
+            self.key, self.todo = found[0], [oid for oid, _ in found[1]]
+            return list(self.todo)
+
+        self.log.call(self.session, self.kind, self.name, "claim", (limit,), run)
+
+    def _claimed(self, limit: int, timeout_s: float) -> Any:
+        """As a worker's thread does it; with a time limit, it ends as one that retires."""
+        host, until = self.hall.host, deadline.after(timeout_s)
+        while True:
+            waiter = host.waiter() if timeout_s else None
+            found = host.transact(tasks.claim, host.session, limit, waiter, tasks.Able(), deadline.now(), 1)
+            if not isinstance(found, Answer):
+                return found
+            if waiter is None:
+                return None
+            bell = host.bell()
+            try:
+                is_asleep = host.transact(tasks.doze, waiter, bell.number)
+            except StoreFull:
+                host.insist(waiters.withdraw, waiter)
+                raise
+            if not is_asleep:
+                continue
+            while not host.read(waiters.is_granted, waiter):
+                left_s = deadline.left(until)
+                if left_s == 0:
+                    host.insist(waiters.withdraw, waiter)
+                    host.insist(tasks.pass_on)
+                    return None
+                host.sleep(bell, left_s)
+
+    def _work(self) -> None:
+        host, oid = self.hall.host, self.todo[0]
+        host.words[1] = tasks.mark_of(oid)
+        host.step()  # It runs.
+        if len(self.todo) > 1 and self.dice.random() < 0.2:
+            rest, self.todo = tuple(self.todo[1:]), self.todo[:1]
+            self.surely("unclaim", tasks.unclaim, (self.key, rest), self.key, rest)
+        host.step()
+        count = self.dice.choice((1, 1, len(self.todo)))
+        ends, self.todo = [self._end(one) for one in self.todo[:count]], self.todo[count:]
+        told = tuple((one.oid, STATES[one.state], one.data, one.again) for one in ends)
+        self.surely("finish", tasks.finish, (self.key, told), self.key, ends)
+
+    def _end(self, oid: bytes) -> tasks.Done:
+        data = b"." + str(self.fresh()).encode()
+        if self.dice.random() < 0.6:
+            return tasks.Done(oid, values.FINISHED, data)
+        return tasks.Done(oid, values.ERROR, data, again=True)
+
+    def audit(self) -> None:
+        """One more worker ends what is left, and there is no more."""
+        while True:
+            self._claim(5, 0.0)
+            if not self.todo:
+                break
+            while self.todo:
+                self._work()
+        self.call("ready", lambda: self.hall.host.read(tasks.ready))
+        left = [key for key, _ in self.hall.host.read(_scan, tasks.READY)]
+        assert not left, f"in line, though nobody is there: {left}"
+
+
+STATES = {values.FINISHED: "finished", values.ERROR: "error"}
+
+
+def _scan(txn: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return list(txn.scan(prefix))
+
+
 PLAYERS: dict[str, type[Player]] = {
     player.kind: player
     for player in (
-        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, LockPlayer, LeasePlayer, CirclesPlayer, RLockPlayer,
-        SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer, LatchPlayer, BarrierPlayer,
-        ConditionPlayer, RateLimiterPlayer,
+        VariablePlayer, CounterPlayer, QueuePlayer, TopicPlayer, BoundedPlayer, DurablePlayer, LockPlayer, LeasePlayer,
+        CirclesPlayer, RLockPlayer, SemaphorePlayer, RWLockPlayer, MultiLockPlayer, ElectionPlayer, EventPlayer,
+        LatchPlayer, BarrierPlayer, ConditionPlayer, RateLimiterPlayer, TasksPlayer,
     )
 }  # fmt: skip
+REAL = [kind for kind, player in PLAYERS.items() if player.is_real]
+"""Those that real processes can play, too."""

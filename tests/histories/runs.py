@@ -17,6 +17,7 @@ from checker import calls_of, check, mutex, register, search
 from programs import PLAYERS, Player
 
 import guildhall
+from guildhall.engine.local import tasks
 from guildhall.hosts.embedded import LOOK_AGAIN_S
 from guildhall.primitives import (
     barrier,
@@ -37,7 +38,7 @@ from guildhall.testing.simulation import PROMPT_NS, Chances, SimHost, Simulation
 
 OF_VALUES = (
     b"\x01", variable.VARIABLES, variable.MARKS, counter.COUNTERS, queue.QUEUES, queue.ITEMS, event.EVENTS,
-    latch.LATCHES, barrier.BARRIERS, semaphore.SEMAPHORES, limiter.LIMITS, limiter.LOGS,
+    latch.LATCHES, barrier.BARRIERS, semaphore.SEMAPHORES, limiter.LIMITS, limiter.LOGS, tasks.READY_COUNT,
 )  # fmt: skip
 """Regions of the store in which something stays when all processes are gone; in all others nothing does."""
 NAME = "it"
@@ -98,7 +99,9 @@ class Program:
         """Raise Wrong unless it came to what the model says, and nothing is left of the processes."""
         sim = self.sim
         prompt_ns = PROMPT_NS + (int(LOOK_AGAIN_S * 1e9) if sim.chances.drop else 0)
-        check(self.history, {(self.kind, self.name): self.player.model(self.terms)}, self.first, prompt_ns, sim.pauses)
+        model = self.player.model(self.terms)
+        model.slack_ns = sum(until - since for _, since, until in sim.pauses)
+        check(self.history, {(self.kind, self.name): model}, self.first, prompt_ns, sim.pauses)
         left = sim.store.read(left_behind)
         assert not left, f"left behind: {left}"
 

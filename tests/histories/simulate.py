@@ -12,6 +12,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
 
 import pytest
 from broken import FAULTS
@@ -24,6 +27,8 @@ from guildhall.store.lmdb import LmdbStore
 KINDS = list(PLAYERS)
 OVER_LMDB = 8
 """One of so many programs runs over the embedded store, the others over the store in memory."""
+APART = 1 << 30
+"""So far are the first seeds of two processes from one another."""
 SHOWN_S = 60
 """How often a long run says that it goes on."""
 MOST = 20_000
@@ -38,6 +43,10 @@ class Failed(Exception):
         again = f"make simulate SEED={program.seed} PROGRAMS=1 KIND='{program.kind}'"
         super().__init__(f"{program.kind}, seed {program.seed} (again: {again}): {type(error).__name__}: {error}")
         self.program = program
+
+    def told(self) -> str:
+        """With its history."""
+        return f"{self}\n\nIts history:\n{self.program.history}\n\n{self}"
 
 
 class Tally:
@@ -84,9 +93,11 @@ def one(seed: int, store: LmdbStore, kinds: list[str] = KINDS) -> Program:
     return program
 
 
-def simulate(seed: int, *, steps: int, programs: int, minutes: float, kinds: list[str] = KINDS) -> Tally:
+def simulate(
+    seed: int, *, steps: int, programs: int, minutes: float, kinds: list[str] = KINDS, tally: Tally | None = None
+) -> Tally:
     """Programs from that seed on, until any of the limits (0: none)."""
-    tally, shown = Tally(), SHOWN_S
+    tally, shown = tally or Tally(), SHOWN_S
     with tempfile.TemporaryDirectory() as directory:
         LmdbStore.create(directory, in_memory=False)
         store = LmdbStore(directory, in_memory=False)
@@ -100,6 +111,32 @@ def simulate(seed: int, *, steps: int, programs: int, minutes: float, kinds: lis
         finally:
             store.close()
     return tally
+
+
+def simulate_apart(jobs: int, seed: int, **options: Any) -> tuple[Tally, list[str]]:
+    """As many processes, each with seeds of its own, so far apart that they never meet. What all did, and what each
+    found that failed."""
+    share = dict(options)
+    for what in ("steps", "programs"):
+        share[what] = -(-options[what] // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        played = [pool.submit(_one_job, seed + number * APART, share) for number in range(jobs)]
+        tally, failures = Tally(), []
+        for job in played:
+            programs, sums, failure = job.result()
+            tally.programs += programs
+            tally.sums += sums
+            failures += [failure] if failure else []
+    return tally, failures
+
+
+def _one_job(seed: int, options: dict[str, Any]) -> tuple[Counter[str], Counter[str], str]:
+    tally = Tally()
+    try:
+        simulate(seed, **options, tally=tally)
+    except Failed as failed:
+        return tally.programs, tally.sums, failed.told()
+    return tally.programs, tally.sums, ""
 
 
 def _is_enough(tally: Tally, steps: int, programs: int, minutes: float) -> bool:
@@ -152,6 +189,7 @@ def main() -> int:
     parser.add_argument("--programs", type=int, default=0, help="stop after so many programs")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many minutes")
     parser.add_argument("--kind", choices=KINDS, help="one primitive only")
+    parser.add_argument("--jobs", type=int, default=1, help="in so many processes, each with seeds of its own")
     parser.add_argument("--mutations", action="store_true", help="break primitives on purpose, and find that")
     given = parser.parse_args()
     if given.mutations:
@@ -159,15 +197,21 @@ def main() -> int:
     seed = random.randrange(1 << 30) if given.seed is None else given.seed
     programs = given.programs or (0 if given.steps or given.minutes else 10_000)
     print(f"seed {seed}", flush=True)
-    try:
-        kinds = [given.kind] if given.kind else KINDS
-        tally = simulate(seed, steps=given.steps, programs=programs, minutes=given.minutes, kinds=kinds)
-    except Failed as failed:
-        print(f"{failed}\n\nIts history:\n{failed.program.history}\n\n{failed}")
-        return 1
+    kinds = [given.kind] if given.kind else KINDS
+    options = {"steps": given.steps, "programs": programs, "minutes": given.minutes, "kinds": kinds}
+    tally, failures = Tally(), list[str]()
+    if given.jobs > 1:
+        tally, failures = simulate_apart(given.jobs, seed, **options)
+    else:
+        try:
+            simulate(seed, **options, tally=tally)
+        except Failed as failed:
+            failures.append(failed.told())
+    for told in failures:
+        print(told)
     print(", ".join(f"{kind} {count}" for kind, count in tally.programs.items()))
-    print(tally)
-    return 0
+    print(f"{tally}; {len(failures)} failed" if failures else f"{tally}; none failed")
+    return min(len(failures), 1)
 
 
 if __name__ == "__main__":

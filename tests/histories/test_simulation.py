@@ -256,3 +256,10 @@ def test_a_seed_is_a_whole_trail() -> None:
 
 def test_sleepers_look_again_as_often_as_real_ones() -> None:
     assert played.LOOK_AGAIN_S * 1e9 == 2 * played.PROMPT_NS
+
+
+def test_several_processes_play_apart_and_tell_together() -> None:
+    tally, failures = simulate.simulate_apart(2, 5, steps=0, programs=40, minutes=0, kinds=["lock", "tasks"])
+    assert not failures
+    assert sum(tally.programs.values()) == 40
+    assert tally.sums["steps"] > 400

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
-from programs import PLAYERS
+from programs import REAL
 from runs import LEAST_KILLS, storm
 
 SECONDS = 0.5
@@ -26,7 +26,7 @@ def run(kind: str, seconds: float, directory: Path, processes: int) -> tuple[int
     return len(history.commits), kills
 
 
-@pytest.mark.parametrize("kind", list(PLAYERS))
+@pytest.mark.parametrize("kind", REAL)
 def test_what_killed_and_stopped_processes_do_has_an_order(kind: str, tmp_path: Path) -> None:
     commits, kills = run(kind, SECONDS, tmp_path, 4)
     assert commits > 100
@@ -34,8 +34,8 @@ def test_what_killed_and_stopped_processes_do_has_an_order(kind: str, tmp_path: 
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("kind", list(PLAYERS))
+@pytest.mark.parametrize("kind", REAL)
 def test_what_killed_and_stopped_processes_do_for_minutes_has_an_order(kind: str, tmp_path: Path) -> None:
-    seconds = float(os.environ.get("CHAOS_S", "60")) / len(PLAYERS)
+    seconds = float(os.environ.get("CHAOS_S", "60")) / len(REAL)
     commits, kills = run(kind, seconds, tmp_path, 6)
     print(f"{kind}: {commits} commits and {kills} kills in {seconds:g} s")

@@ -34,7 +34,7 @@ from ..primitives import queue, sessions
 from ..store.lmdb import LmdbStore
 from ..store.memory import MemoryTxn
 
-FACTS = frozenset(("now", "seen", "session", "bell", "lane", "number", "due", "item"))
+FACTS = frozenset(("now", "seen", "session", "bell", "lane", "number", "due", "item", "had"))
 """Arguments of ops that are written down: what a model needs to know and a public call does not say."""
 Write = Callable[[tuple[Any, ...]], object]
 _LENGTH = struct.Struct("<I")
@@ -204,6 +204,10 @@ class _Noted:
         name, facts = _facts(op, args)
         if log.buried is not None:
             name, facts = "sessions.bury", log.buried
+        if name == "tasks.claim" and isinstance(result, tuple):
+            facts["claimed"] = result[0], tuple((oid, task.deaths) for oid, task in result[1])
+        elif name == "subscription.fetch_into":
+            facts["had"] = args[-1]
         answer = _answer(result) if error is None else type(error).__name__
         wrote = has_written() and error is None
         log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call, log.session)

@@ -31,6 +31,7 @@ from typing import Any
 
 from .. import deadline
 from ..client import agents
+from ..engine.local import inbox
 from ..errors import Misuse, StoreFull
 from ..hosts import current
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
@@ -43,6 +44,8 @@ from .baton import STEPS, Baton, Bell, Over, Runner
 from .clock import turned_by_hand
 from .recorder import History, Log, assemble, burials
 
+_ESTATES = (inbox.bury_worker,)
+"""What dead processes may leave that is not a primitive's: tasks, if they worked."""
 HEARING = 0.4
 """How often a sleeper is told of a death at once; else it finds it when it looks by itself."""
 PROMPT_NS = int(LOOK_AGAIN_S * 1e9) // 2
@@ -321,13 +324,13 @@ class SimHost(EmbeddedHost):
     def bury_dead(self) -> list[int]:
         dead = [life for life in self.sim.lives.values() if life.is_dead and not self.sim.is_buried(life)]
         for life in dead:
-            self.transact(sessions.bury, life._session, 0, (), deadline.now(), tuple(life.words))
+            self.transact(sessions.bury, life._session, 0, _ESTATES, deadline.now(), tuple(life.words))
         return [life._session for life in dead]
 
     def close(self) -> None:
         """Leave, giving back what it has."""
         if not self.is_dead:
-            self.transact(sessions.bury, self._session, 0, (), deadline.now(), tuple(self.words))
+            self.transact(sessions.bury, self._session, 0, _ESTATES, deadline.now(), tuple(self.words))
             self.is_dead = True
 
     # -- what is not played -------------------------------------------------------------------------------------------
@@ -535,7 +538,7 @@ class Simulation:
                 life.bury_dead()
                 yield life
                 life.flush()
-                life._commit(sessions.bury, life._session, 0, (), deadline.now(), tuple(life.words))
+                life._commit(sessions.bury, life._session, 0, _ESTATES, deadline.now(), tuple(life.words))
         finally:
             self.chances, current.now = chances, before
 

@@ -36,6 +36,10 @@ class Model:
 
     reads: ClassVar[frozenset[str]] = frozenset()
     """Methods that only look, or may."""
+    also: ClassVar[frozenset[str]] = frozenset()
+    """Ops that belong to its calls though they are those of what it is made of."""
+    slack_ns = 0
+    """How much later than soon something may happen, as processes were stopped."""
     may_die_unseen = False
     """Whether processes may die anywhere, also where a call has returned and nobody wrote that down."""
 

@@ -418,6 +418,8 @@ class Sub(Handle):
             subscription.has_given, self._key, self._member, self._id, answer[0]
         ):
             self._take(answer)
+            if self._fetched.bound:  # It was fetched by a call before.
+                self._drop_stale(host)
         answer.clear()
         return bool(self._fetched)
 

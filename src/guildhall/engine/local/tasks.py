@@ -448,7 +448,9 @@ def unclaim(txn: Txn, claimed: bytes, oids: Iterable[bytes]) -> None:
     _strike(txn, claimed, data, back)
     for oid in back:
         found = values.look(txn, oid)
-        if found is not None and found.state == PENDING:
+        if found is None:
+            _forget(txn, oid)
+        elif found.state == PENDING:
             _put_first(txn, oid, RECIPE.unpack(found.data))
     _wake_idle(txn, len(back))
 
@@ -652,6 +654,8 @@ def bury(txn: Txn, session: int, marks: Sequence[int] = ()) -> None:
         mark = marks[claim.lane] if 0 <= claim.lane < len(marks) else None
         for oid in claim.oids:
             found = values.look(txn, oid)
+            if found is None:
+                _forget(txn, oid)
             if found is None or found.state != PENDING:
                 continue
             recipe = RECIPE.unpack(found.data)

@@ -263,7 +263,12 @@ class Worker:
             return
         bell = host.bell()
         try:
-            if not host.transact(tasks.doze, waiter, bell.number):
+            try:
+                is_asleep = host.transact(tasks.doze, waiter, bell.number)
+            except StoreFull:  # Who stays in line and does not look is woken in another's place.
+                host.insist(waiters.withdraw, waiter)
+                raise
+            if not is_asleep:
                 return
             large_function.cache_clear()
             while not host.read(waiters.is_granted, waiter):
