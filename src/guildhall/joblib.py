@@ -32,6 +32,9 @@ except ImportError as error:
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """By these a user says how many threads libraries calculate in; the first that is a number holds for all."""
+MAX_LEVEL = 8
+"""Calls that far inside of calls run where they are made: all workers have long been busy, and who never stops going
+deeper meets Python's own bound instead of filling the machine with threads that wait."""
 SHARED_BYTES = 1 << 20
 """A larger array is placed once for all calls of a `Parallel`, if joblib's `max_nbytes` says nothing else."""
 
@@ -62,9 +65,11 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def __reduce__(self) -> tuple[Any, ...]:
         return _nested, (self.nesting_level, self.inner_max_num_threads, self._options)
 
-    def get_nested_backend(self) -> tuple[GuildhallBackend, int | None]:
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """The backend of calls inside of calls; they go first, as others wait for them."""
         level = (self.nesting_level or 0) + 1
+        if level > MAX_LEVEL:
+            return SequentialBackend(nesting_level=level), None
         return _nested(level, self.inner_max_num_threads, {**self._options, "priority": level}), None
 
     @property
@@ -106,7 +111,7 @@ class GuildhallBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         initargs: tuple[Any, ...] = (),
         **ignored: Any,
     ) -> int:
-        """Get ready for calls of this `Parallel`. `initializer(*initargs)` runs once in each process before its first."""
+        """Get ready for calls of this `Parallel`. `initializer(*initargs)` runs first in each process."""
         count = self.effective_n_jobs(n_jobs)
         if count == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -175,7 +180,7 @@ def _workers(client: Client) -> int:
 
 
 def _threads(n_jobs: int) -> int:
-    """In how many threads a library may calculate in each worker: as the environment says, or its share of the cores."""
+    """In how many threads a library may calculate in a worker: as the environment says, or its share of the cores."""
     told = next((int(told) for name in THREADS if (told := os.environ.get(name, "")).isdecimal()), 0)
     return told or max(cpu_count() // n_jobs, 1)
 

@@ -337,3 +337,11 @@ def test_without_joblib_the_error_names_the_extra() -> None:
     code = "import sys; sys.modules['joblib'] = None; import guildhall.joblib"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "ImportError: guildhall.joblib needs joblib: pip install 'guildhall[joblib]'" in done.stderr
+
+
+def test_calls_that_never_stop_going_deeper_end_with_an_error() -> None:
+    def deeper() -> list[Any]:
+        return Parallel()(delayed(deeper)() for _ in range(1))  # type: ignore[no-any-return]
+
+    with pytest.raises(RecursionError):
+        deeper()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import operator
 import os
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from guildhall import (
     wait,
     worker_client,
 )
+from guildhall.primitives import values
 from guildhall.primitives.values import KEYS, NAMED
 from guildhall.primitives.waiters import WAITS
 from guildhall.store.keys import pack_id
@@ -183,6 +187,72 @@ def test_nothing_is_left_of_a_fired_task(client: Client, name: str) -> None:
 
 
 # -- as_completed -----------------------------------------------------------------------------------------------------
+
+
+def test_a_map_with_a_buffer_gives_futures_in_order_and_takes_the_memory_of_that(client: Client) -> None:
+    sent = given = most = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal sent, most
+        for number in range(3_000):
+            sent += 1
+            most = max(most, sent - given)
+            yield number
+
+    def objects() -> int:
+        client.host.settle()
+        return client.host.read(lambda txn: len(list(txn.scan(values.OBJECTS))))
+
+    before = objects()
+    for future in client.map(pow, numbers(), itertools.repeat(2), buffersize=100):
+        assert future.done()
+        assert future.result() == given**2
+        given += 1
+        if given in (1_000, 2_000):
+            assert eventually(lambda: objects() - before <= 110)
+    assert (given, sent) == (3_000, 3_000)
+    assert most <= 101
+
+
+def test_a_map_with_a_buffer_takes_the_options_of_map(client: Client, name: str) -> None:
+    keys = [future.key for future in client.map(abs, range(5), key=name, buffersize=2)]
+    assert keys == [f"{name}-{number}" for number in range(5)]
+    given = [f"{name} {letter}" for letter in "abc"]
+    assert [future.key for future in client.map(abs, range(3), key=given, buffersize=1)] == given
+    assert [one.result() for one in client.map(sorted, [[1, 2]], reverse=True, pure=True, buffersize=9)] == [[2, 1]]
+    failed, good = client.map(lambda x: 1 // x, [0, 1], buffersize=1)
+    assert (failed.status, good.result()) == ("error", 1)
+    assert list(client.map(abs, [], buffersize=3)) == []
+    with pytest.raises(ValueError, match="buffersize"):
+        client.map(abs, [1], buffersize=0)
+
+
+def test_a_map_with_a_buffer_that_is_left_early_runs_no_more(client: Client, tmp_path: Path) -> None:
+    def leave_mark(number: int) -> None:
+        time.sleep(0.02)
+        (tmp_path / str(number)).touch()
+
+    next(client.map(leave_mark, itertools.count(), buffersize=50))
+    time.sleep(0.1)
+    marks = len(list(tmp_path.iterdir()))
+    time.sleep(0.2)
+    assert len(list(tmp_path.iterdir())) <= marks + 1 < 50
+
+
+@pytest.mark.parametrize("buffersize", [None, 64])
+def test_a_map_over_a_slow_generator_runs_while_that_goes_on(
+    client: Client, tmp_path: Path, buffersize: int | None
+) -> None:
+    def numbers() -> Iterator[int]:
+        for number in range(5):
+            yield number
+            time.sleep(0.02)
+            assert buffersize is not None or eventually((tmp_path / str(number)).exists)
+
+    for place, future in enumerate(client.map(lambda x: (tmp_path / str(x)).touch(), numbers(), buffersize=buffersize)):
+        future.result(timeout=20)
+        assert buffersize is None or not (tmp_path / str(place + 3)).exists()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_as_completed_takes_more_while_it_runs(client: Client) -> None:

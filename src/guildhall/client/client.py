@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import CancelledError
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from ..deadline import Timeout
 from ..engine.local import payload, tasks
 from ..errors import Misuse, NoHall, WrongType
 from ..hosts import current
 from ..hosts.embedded import EmbeddedHost
-from . import html, places, submission
+from . import ahead, html, places, submission
 from .cluster import LocalCluster
 from .executor import ClientExecutor
 from .futures import Future, cancel
-from .purity import keys_of
+from .purity import each_key, keys_of
 
 MISSING: Any = object()
 """No default."""
@@ -122,10 +123,21 @@ class Client:
             self.host, function, (args, kwargs), retries=_number(retries), priority=priority, keys=keys, demand=demand
         )
 
+    @overload
+    def map(
+        self, function: Callable[..., Any], *iterables: Iterable[Any], buffersize: int, **options: Any
+    ) -> Iterator[Future]: ...
+
+    @overload
+    def map(
+        self, function: Callable[..., Any], *iterables: Iterable[Any], buffersize: None = None, **options: Any
+    ) -> list[Future]: ...
+
     def map(
         self,
         function: Callable[..., Any],
         *iterables: Iterable[Any],
+        buffersize: int | None = None,
         retries: int | None = 0,
         priority: int = 0,
         key: str | list[str] | None = None,
@@ -138,14 +150,23 @@ class Client:
         actors: bool = False,
         fifo_timeout: Any = None,
         **kwargs: Any,
-    ) -> list[Future]:
+    ) -> list[Future] | Iterator[Future]:
         """Run the function on the items of the iterables, as `map` pairs them, keywords given to each call.
 
         Iterators are consumed as they go: workers begin while they do. `key`: a list with one for each call, or a text
         that each begins with. `batch_size` changes nothing: batches grow by themselves. Else as `submit`.
+
+        With `buffersize` it gives no list but an iterator over the futures, in order, each when it has ended. So many
+        calls at most are ahead of it, and the iterables are consumed as it goes: in bounded memory, however many calls.
         """
         if not iterables:
             raise WrongType("map: expected at least one iterable")
+        if buffersize is not None:
+            options = {
+                "retries": retries, "priority": priority, "pure": pure, "workers": workers, "resources": resources,
+                "allow_other_workers": allow_other_workers, "actor": actor or actors, **kwargs,
+            }  # fmt: skip
+            return self._map_ahead(function, iterables, buffersize, key, options)
         if actor or actors:
             from .actors import maker
 
@@ -153,9 +174,30 @@ class Client:
         calls = ((args, kwargs) for args in zip(*iterables, strict=False))
         keys = keys_of(self.host, key, self._is_pure(pure), is_single=False)
         demand = _demand(workers, resources, allow_other_workers)
+        is_there = all(isinstance(items, Sized) for items in iterables)
         return submission.submit_all(
-            self.host, function, calls, retries=_number(retries), priority=priority, keys=keys, demand=demand
+            self.host,
+            function,
+            calls,
+            retries=_number(retries),
+            priority=priority,
+            keys=keys,
+            demand=demand,
+            first_batch=submission.FIRST_BATCH if is_there else 1,  # The next item may come when the first has run.
         )
+
+    def _map_ahead(
+        self, function: Callable[..., Any], iterables: Any, size: int, key: Any, options: dict[str, Any]
+    ) -> Iterator[Future]:
+        """As `map`, portion by portion."""
+        names = None if key is None else each_key(key)
+
+        def send(calls: list[tuple[Any, ...]]) -> list[Future]:
+            keys = None if names is None else list(itertools.islice(names, len(calls)))
+            return self.map(function, *zip(*calls, strict=True), key=keys, **options) if calls else []
+
+        calls = zip(*iterables, strict=False)
+        return ahead.in_order(send, calls, ahead.expect_size(size), lambda future: future._ended(None))
 
     def _is_pure(self, asked: bool | None) -> bool:
         return self._pure if asked is None else asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .. import deadline
@@ -99,10 +99,11 @@ class DaskClient(Client):
             )
         return DaskFuture(self.engine, made, held)
 
-    def map(
+    def map(  # type: ignore[override]
         self,
         function: Callable[..., Any],
         *iterables: Iterable[Any],
+        buffersize: int | None = None,
         retries: int | None = 0,
         priority: int = 0,
         key: str | list[str] | None = None,
@@ -115,9 +116,15 @@ class DaskClient(Client):
         actors: bool = False,
         fifo_timeout: Any = None,
         **kwargs: Any,
-    ) -> list[Future]:
-        """As `Client.map`; the iterables are consumed before the first task is sent."""
+    ) -> list[Future] | Iterator[Future]:
+        """As `Client.map`; without `buffersize` the iterables are consumed before the first task is sent."""
         retries = retries or 0
+        if buffersize is not None and iterables:
+            told: dict[str, Any] = {
+                "retries": retries, "priority": priority, "pure": pure, "workers": workers, "resources": resources,
+                "allow_other_workers": allow_other_workers, "actor": actor or actors, **kwargs,
+            }  # fmt: skip
+            return self._map_ahead(function, iterables, buffersize, key, told)
         if actor or actors:
             options: dict[str, Any] = {"workers": workers, "resources": resources, "actor": True}
             return [self.submit(function, *call, **options, **kwargs) for call in zip(*iterables, strict=False)]

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from .. import deadline
 from ..deadline import Timeout
 from ..errors import Misuse, WrongType
+from .ahead import expect_size
 from .client import Client, Executor
 from .dask_futures import DaskFuture
-from .executor import OPTIONS, _buffersize, _Keywords, _results_ahead
+from .executor import OPTIONS, _Keywords, results, results_ahead
 
 T = TypeVar("T")
 
@@ -75,11 +76,9 @@ class DaskExecutor(Executor):
         self._expect_open()
         until = deadline.after(deadline.seconds(timeout))
         if buffersize is not None:
-            return _results_ahead(
-                partial(self._sent, fn), zip(*iterables, strict=False), _buffersize(buffersize), until
-            )
+            return results_ahead(partial(self._sent, fn), zip(*iterables, strict=False), expect_size(buffersize), until)
         made = self._client.map(fn, *(iterables or ((),)), **self._options)
-        return _results([self._entered(one) for one in made][::-1], until)
+        return results([self._entered(one) for one in made], until)
 
     def _sent(self, fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[CallFuture]:
         made = self._client.map(fn, *zip(*calls, strict=True), **self._options) if calls else []
@@ -158,13 +157,3 @@ class CallFuture(standard.Future[Any]):
     def _await(self, timeout: Timeout) -> None:
         if not self.done():
             self._inner._ended(timeout)
-
-
-def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:
-    """The results as they are asked for, each let go at once. Leaving early cancels what has not ended."""
-    try:
-        while calls:
-            yield calls.pop().result(deadline.left(until))
-    finally:
-        for call in calls:
-            call.cancel()

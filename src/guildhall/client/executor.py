@@ -11,7 +11,6 @@ import itertools
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures as standard
 from contextlib import suppress
@@ -24,6 +23,7 @@ from ..engine.local import tasks
 from ..errors import Broken, Misuse, TimedOut, WrongType
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from ..primitives.values import CANCELLED, PENDING, Object
+from .ahead import expect_size, in_order
 from .callbacks import Caller
 from .futures import Future, cancel
 
@@ -98,19 +98,19 @@ class ClientExecutor(standard.Executor):
             raise ValueError("chunksize must be >= 1.")
         until = deadline.after(_seconds(timeout))
         if buffersize is not None:
-            return self._streamed(fn, zip(*iterables, strict=False), chunksize, _buffersize(buffersize), until)
+            return self._streamed(fn, zip(*iterables, strict=False), chunksize, expect_size(buffersize), until)
         if chunksize == 1:
-            return _results(self._desk.map(fn, *iterables), until)
+            return results(self._desk.map(fn, *iterables), until)
         chunks = _chunks(zip(*iterables, strict=False), chunksize)
-        return _flat(_results(self._desk.map(_Chunk(fn), chunks), until))
+        return _flat(results(self._desk.map(_Chunk(fn), chunks), until))
 
     def _streamed(
         self, fn: Callable[..., T], calls: Iterator[tuple[Any, ...]], chunksize: int, size: int, until: float | None
     ) -> Iterator[T]:
         if chunksize == 1:
-            return _results_ahead(partial(self._desk.map_calls, fn), calls, size, until)
+            return results_ahead(partial(self._desk.map_calls, fn), calls, size, until)
         chunks = ((chunk,) for chunk in _chunks(calls, chunksize))
-        return _flat(_results_ahead(partial(self._desk.map_calls, _Chunk(fn)), chunks, size, until))
+        return _flat(results_ahead(partial(self._desk.map_calls, _Chunk(fn)), chunks, size, until))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all have ended; `cancel_futures`: what has not begun is cancelled."""
@@ -464,7 +464,7 @@ def _chunks(calls: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[
         yield chunk
 
 
-def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:
+def results(calls: list[Any], until: float | None) -> Iterator[Any]:
     """The results as they are asked for, each let go at once. Leaving early cancels what has not begun."""
     calls.reverse()
 
@@ -479,35 +479,19 @@ def _results(calls: list[CallFuture], until: float | None) -> Iterator[Any]:
     return each()
 
 
-def _buffersize(given: Any) -> int:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError("buffersize must be an integer or None")
-    if given < 1:
-        raise ValueError("buffersize must be None or > 0")
-    return given
-
-
-def _results_ahead(
+def results_ahead(
     send: Callable[[list[tuple[Any, ...]]], Sequence[standard.Future[Any]]],
     calls: Iterator[tuple[Any, ...]],
     size: int,
     until: float | None,
 ) -> Iterator[Any]:
-    """As `_results`, with so many calls at most sent and not given yet. They are sent half of that at a time: one by
-    one each would cost a commit."""
-    ahead = deque(send(list(itertools.islice(calls, size))))
+    """As `results`, with so many calls at most sent and not given yet."""
+    futures = in_order(send, calls, size, lambda call: call.result(deadline.left(until)), lambda call: call.cancel())
 
     def each() -> Iterator[Any]:
-        try:
-            while ahead:
-                result = ahead.popleft().result(deadline.left(until))
-                if len(ahead) <= size // 2:
-                    ahead.extend(send(list(itertools.islice(calls, size - len(ahead)))))
-                yield result
-                del result  # The next one may take as much room.
-        finally:
-            for call in ahead:
-                call.cancel()
+        for call in futures:
+            yield call.result()
+            del call
 
     return each()
 

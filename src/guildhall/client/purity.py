@@ -59,10 +59,15 @@ def keys_of(host: EmbeddedHost, key: str | list[str] | None, pure: bool, *, is_s
         return Pure(host) if pure else None
     if is_single:
         return Given(itertools.repeat(expect_key(key)))
+    return Given(each_key(key))
+
+
+def each_key(key: str | list[str]) -> Iterator[str]:
+    """The keys of a map's calls: those given, or all that begin with the text."""
     if isinstance(key, list | tuple):
-        return Given(iter(key))
+        return iter(key)
     expect_key(key)
-    return Given(f"{key}-{number}" for number in itertools.count())
+    return (f"{key}-{number}" for number in itertools.count())
 
 
 def expect_key(key: Any) -> str:

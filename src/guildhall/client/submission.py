@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..deadline import now
 from ..engine.local import functions, payload, tasks
 from ..engine.local.tasks import Demand, Recipe
 from ..errors import Misuse, Unpicklable, WrongType
@@ -24,6 +25,8 @@ MAP_FUNCTION_BYTES = 64
 """The same for the function of a map, whose tasks all refer to one object."""
 FIRST_BATCH = 16
 MAX_BATCH = 256
+SLOW_S = 0.005
+"""Calls that take longer to come do not wait for their batch to be full."""
 PLAIN = payload.PLAIN
 
 
@@ -42,6 +45,7 @@ def submit_all(
     keys: Keys | None = None,
     demand: Demand | None = None,
     is_single: bool = False,
+    first_batch: int = FIRST_BATCH,
 ) -> list[Future]:
     """Each call as a task. Raises WrongType for what is not callable, Unpicklable for what cannot travel.
 
@@ -53,7 +57,7 @@ def submit_all(
     futures: list[Future] = []
     batch: list[Entry] = []
     kept: list[Any] = []  # Futures that only a generator made: they hold their results until the batch does.
-    size = FIRST_BATCH
+    size, since = first_batch, now()
     try:
         for args, kwargs in calls:
             oid = host.new_object()
@@ -75,11 +79,12 @@ def submit_all(
                 recipe = Recipe(name, code, data, tuple(dict.fromkeys(deps)), retries, 0, 0, priority, False, demand)
                 batch.append((oid, recipe, (*uses, *used, *recipe.deps)))
             futures.append(Future(host, oid, None if keys is None else keys.of(function, args, kwargs), name))
-            if len(batch) >= size:
+            is_slow = now() - since > SLOW_S
+            if is_slow or len(batch) >= size:
                 _send(host, batch, futures, keys)
                 batch = []
                 kept.clear()
-                size = min(2 * size, MAX_BATCH)
+                size, since = 1 if is_slow else min(2 * size, MAX_BATCH), now()
         if batch:
             _send(host, batch, futures, keys)
     finally:
