@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -90,3 +91,23 @@ def test_a_function_that_captured_nothing_that_changes_is_pickled_once(hall: Hal
     source = "import math\ndef g(x): return x\ndef f(): return g(math.floor(len((y, f))))"
     function = in_main(source, y=1)
     assert functions.pickled(hall.host, function, "f")[0] is functions.pickled(hall.host, function, "f")[0]
+
+
+def test_a_function_that_others_import_is_pickled_once_whatever_it_refers_to(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when its name stands for something else, as behind a reload of its module."""
+    made, again = (in_main("table = {}\ndef f(): return table.setdefault('x', 1)", table={}) for _ in range(2))
+    module: Any = types.ModuleType("imported_by_others")
+    monkeypatch.setitem(sys.modules, "imported_by_others", module)
+    for function in (made, again):
+        function.__module__ = "imported_by_others"
+    module.f = made
+    by_name = functions.pickled(hall.host, made, "f")[0]
+    assert by_name is functions.pickled(hall.host, made, "f")[0]
+    assert by_name is not None
+    assert pickle.loads(by_name) is made
+    module.f = again
+    by_value = functions.pickled(hall.host, made, "f")[0]
+    assert by_value != by_name
+    assert functions.pickled(hall.host, again, "f")[0] == by_name

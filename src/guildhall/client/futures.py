@@ -378,11 +378,13 @@ def _expect_hall(host: EmbeddedHost | None, future: Future) -> None:
 
 def substitute(host: EmbeddedHost, value: Any, deps: list[bytes]) -> Any:
     """The arguments with each future in lists, tuples, sets and dict values replaced by its result to be."""
+    kind = type(value)
+    if kind in payload.PLAIN:
+        return value
     if isinstance(value, Future):
         _expect_hall(host, value)
         deps.append(value._oid)
         return _Result(value._oid)
-    kind = type(value)
     if kind in (list, tuple, set, frozenset):
         return kind([substitute(host, item, deps) for item in value])
     if kind is dict:

@@ -108,7 +108,7 @@ def _send(host: EmbeddedHost, batch: list[Entry], futures: list[Future], keys: K
 
 def _substituted(host: EmbeddedHost, args: Any, kwargs: Any, deps: list[bytes], name: str) -> Any:
     try:
-        return substitute(host, (args, kwargs), deps)
+        return substitute(host, args, deps), substitute(host, kwargs, deps) if kwargs else kwargs
     except RecursionError:
         raise Unpicklable(
             f"an argument of {name} holds itself, or is nested deeper than Python can follow; pass what it is made from"

@@ -141,17 +141,25 @@ def look(txn: Txn, oid: bytes) -> Object | None:
 
 
 def _counted(oids: Sequence[bytes]) -> Iterable[tuple[bytes, int]]:
-    if len(oids) > 1:
-        return Counter(oids).items()
-    return ((oids[0], 1),) if oids else ()
+    if len(oids) == len(set(oids)):  # As nearly always; a Counter takes longer to make.
+        return [(oid, 1) for oid in oids]
+    return Counter(oids).items()
 
 
-def hold(txn: Txn, oids: Sequence[bytes]) -> None:
-    """One more hold on each; an object that is gone stays gone."""
+def hold(txn: Txn, oids: Sequence[bytes], met: dict[bytes, Object] | None = None) -> None:
+    """One more hold on each; an object that is gone stays gone.
+
+    `met`: some objects as the caller has read them, and maybe changed. They are written, held or not, and taken out.
+    """
     for oid, count in _counted(oids):
-        found = look(txn, oid)
+        found = met.pop(oid, None) if met else None
+        if found is None:
+            found = look(txn, oid)
         if found is not None:
             _put(txn, oid, found, found.holds + count, found.owned)
+    while met:
+        oid, found = met.popitem()
+        _put(txn, oid, found, found.holds, found.owned)
 
 
 def hold_for(txn: Txn, session: int, oids: Iterable[bytes]) -> None:
@@ -300,10 +308,11 @@ def _tell(txn: Txn, feed: bytes, oid: bytes) -> None:
 def watch(txn: Txn, oid: bytes, found: Object) -> None:
     """The object's end matters to somebody who must be told."""
     if not found.is_watched:
-        _put(txn, oid, _watched(found), found.holds, found.owned)
+        _put(txn, oid, watched(found), found.holds, found.owned)
 
 
-def _watched(old: Object) -> Object:
+def watched(old: Object) -> Object:
+    """The same, whose end matters to somebody."""
     return Object(old.state, old.holds, old.owned, old.data, old.uses, old.blob, True, old.is_named)
 
 

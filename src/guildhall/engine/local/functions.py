@@ -26,7 +26,7 @@ def pickled(host: EmbeddedHost, function: Callable[..., Any], name: str) -> tupl
 
     Raises Unpicklable.
     """
-    captured = list(_captured(function, 0)) if isinstance(function, types.FunctionType) else [_MISSING]
+    captured = _all_captured(function)
     can_keep = not any(value is _MISSING for value in captured)
     if can_keep:
         known = _kept.get(function)
@@ -44,6 +44,20 @@ _ABSENT: Any = object()
 """Stands for a global that is not there: a builtin's name or an attribute's; it may come and go."""
 _MISSING: Any = object()
 """Stands for something that may change without our seeing it."""
+
+
+_BY_VALUE = "__main__", "__mp_main__"
+"""Modules whose own things others cannot import."""
+
+
+def _all_captured(function: Callable[..., Any]) -> list[Any]:
+    """All that the function's pickle would hold: of one that others import, its name."""
+    if not isinstance(function, types.FunctionType):
+        return [_MISSING]
+    module, name = function.__module__, function.__qualname__
+    if module not in _BY_VALUE and getattr(sys.modules.get(module), name, None) is function:
+        return [module, name]
+    return list(_captured(function, 0))
 
 
 def _captured(function: types.FunctionType, depth: int) -> Iterator[Any]:
@@ -83,7 +97,7 @@ def _is_importable(value: Any) -> bool:
     ):
         return False
     home = sys.modules.get(value.__module__)
-    return value.__module__ not in ("__main__", "__mp_main__") and getattr(home, value.__qualname__, None) is value
+    return value.__module__ not in _BY_VALUE and getattr(home, value.__qualname__, None) is value
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:

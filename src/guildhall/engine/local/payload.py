@@ -87,22 +87,27 @@ def load_ahead() -> None:
 def encode(host: EmbeddedHost, oid: bytes, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
     """The value of the object as its (data, uses, blob)."""
     data, buffers, uses = pickled(host, value, what)
-    size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
-    if size <= INLINE_BYTES:
-        if buffers:
-            data = cloudpickled(value)
-        return data, uses, ""
+    if _is_small(data, buffers):
+        return cloudpickled(value) if buffers else data, uses, ""
     stored, blob = blobs.write(host, oid, data, buffers)
     return stored, uses, blob
 
 
+def _is_small(data: bytes, buffers: list[pickle.PickleBuffer]) -> bool:
+    size = len(data)
+    if buffers:
+        size += sum(buffer.raw().nbytes for buffer in buffers)
+    return size <= INLINE_BYTES
+
+
 def inline(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
     """A value as (data, uses, objects to release once it is stored): a large one is placed, and `data` refers to it."""
+    data, buffers, uses = pickled(host, value, what)
+    if _is_small(data, buffers):
+        return cloudpickled(value) if buffers else data, uses, ()
     oid = host.new_object()
-    data, uses, blob = encode(host, oid, value, what)
-    if not blob:
-        return data, uses, ()
-    _make(host, oid, data, uses, blob)
+    stored, blob = blobs.write(host, oid, data, buffers)
+    _make(host, oid, stored, uses, blob)
     return REFERENCE + oid, (oid,), (oid,)
 
 

@@ -145,21 +145,24 @@ def submit(txn: Txn, tasks: Sequence[tuple[bytes, Recipe, tuple[bytes, ...]]], i
     ready = 0
     stamp = pack_int(-txn.revision if is_nested else txn.revision)
     used: list[bytes] = []
+    met: dict[bytes, Object] = {}
     for oid, recipe, uses in tasks:
         if recipe.deps:
-            missing, failed = _await(txn, oid, recipe.deps)
+            missing, failed = _await(txn, oid, recipe.deps, met)
             if failed is not None:
                 data = _handed_on(failed.data, "", recipe.name) if failed.state == ERROR else b""
                 values.make(txn, oid, failed.state, data)
                 continue
-            recipe = _with(recipe, missing=missing)
+            if missing:
+                recipe = _with(recipe, missing=missing)
         values.lay(txn, oid, PENDING, RECIPE.pack(recipe), uses)
         used += uses
         if not recipe.missing:
             ready += _line_up(txn, oid, recipe, stamp)
-    _count(txn, ready)
-    values.hold(txn, used)
-    _wake_idle(txn, ready)
+    values.hold(txn, used, met)
+    if ready:
+        _count(txn, ready)
+        _wake_idle(txn, ready)
 
 
 def submit_keyed(
@@ -193,19 +196,27 @@ def fire(txn: Txn, oids: Iterable[bytes]) -> None:
             values.hold(txn, (oid,))
 
 
-def _await(txn: Txn, oid: bytes, deps: Iterable[bytes]) -> tuple[int, Object | None]:
-    """Have the task told of each dependency's end. How many are pending, and one that failed or is gone."""
+def _await(txn: Txn, oid: bytes, deps: Sequence[bytes], met: dict[bytes, Object]) -> tuple[int, Object | None]:
+    """Have the task told of each dependency's end. How many are pending, and one that failed or is gone.
+
+    The dependencies are read once and left in `met`, for the caller, who holds them, to write them once.
+    """
     missing = 0
     for dep in deps:
-        found = values.look(txn, dep)
+        found = met.get(dep) or values.look(txn, dep)
         if found is None:
             return 0, Object(CANCELLED, 1, 1, b"")
         if found.state in (ERROR, CANCELLED):
             return 0, found
-        if found.state == PENDING:
-            missing += 1
-            values.watch(txn, dep, found)
-            txn.put(DEPENDENTS + dep + oid, b"")
+        met[dep] = found
+        missing += found.state == PENDING
+    if missing:
+        for dep in deps:
+            found = met[dep]
+            if found.state == PENDING:
+                txn.put(DEPENDENTS + dep + oid, b"")
+                if not found.is_watched:
+                    met[dep] = values.watched(found)
     return missing, None
 
 
