@@ -7,7 +7,6 @@ and what runs around a user's function in a worker. What users hold is made of i
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import copy
 import threading
 import uuid
@@ -23,6 +22,8 @@ from typing import Any
 from .. import deadline
 from ..errors import ActorLost, Broken, HallRefused, KilledWorker, Misuse, TimedOut, Unpicklable
 from ..hosts import current
+from ..hosts.dask.comms import give_way as give_way
+from ..hosts.dask.comms import in_task as in_task
 from ..hosts.sweeper import Sweeper
 from ..primitives import values
 from .local import failures
@@ -33,7 +34,7 @@ try:
     from dask.base import tokenize
     from dask.sizeof import sizeof
     from distributed import scheduler as dask_scheduler
-    from distributed import threadpoolexecutor, worker
+    from distributed import worker
     from distributed.client import FutureCancelledError, FuturesCancelledError
 except ImportError as error:
     raise ImportError("a Dask cluster needs distributed: pip install 'guildhall[dask]'") from error
@@ -603,28 +604,6 @@ def enter() -> Any:
         host.give_way = give_way
         current.enter_task(host)
     return current.now
-
-
-def in_task() -> bool:
-    """Whether this thread runs a task of Dask and counts for its worker."""
-    return hasattr(worker.thread_state, "key") and getattr(threadpoolexecutor.thread_state, "proceed", False)
-
-
-def give_way() -> Callable[[], None]:
-    """Others run meanwhile, and the task goes on at once when its wait is over: it may hold what they wait for."""
-    if in_task():
-        contextvars.Context().run(_leave_slot, distributed.get_worker())
-    return _nothing
-
-
-def _leave_slot(of: Any) -> None:
-    """Not in the context of the task, which the event loop would hand on to the tasks that it begins now."""
-    worker._worker_cvar.set(of)
-    distributed.secede()
-
-
-def _nothing() -> None:
-    pass
 
 
 def secede() -> None:
