@@ -18,10 +18,13 @@ from importlib.metadata import version
 from typing import Any
 
 from ...errors import Broken, HallRefused
+from . import inside
 from .scheduler import PROTOCOL, Line, SchedulerHall
 
 try:
     import distributed
+
+    inside.expect()  # Before parts of it are imported by name.
     from distributed import threadpoolexecutor, worker
     from distributed.comm.core import connect as connect_comm
     from distributed.core import Status
@@ -93,13 +96,17 @@ def _liner(hall: SchedulerHall) -> Any:
 
 def _taken_over(comm: Any) -> tuple[socket.socket, bytes]:
     """The connection's socket, which Dask forgets, and what was read from it already."""
-    stream = comm.stream
-    left = bytes(stream._read_buffer[: stream._read_buffer_size])
-    sock: socket.socket = stream.socket
+    try:
+        stream = comm.stream
+        left = bytes(stream._read_buffer[: stream._read_buffer_size])
+        sock: socket.socket = stream.socket
+        release, forget = stream.io_loop.remove_handler, comm._finalizer.detach
+    except AttributeError as error:
+        raise inside.refusal(f"{type(error.obj).__name__}.{error.name}") from error
     stream.set_close_callback(None)
-    stream.io_loop.remove_handler(sock)
+    release(sock)
     stream.socket = None
-    comm._finalizer.detach()
+    forget()
     comm.stream, comm._closed = None, True
     return sock, left
 
