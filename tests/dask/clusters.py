@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+from distributed import Client
+
+import guildhall
+from guildhall.hosts import dask
 
 START_S = 60
 DASK = [sys.executable, "-m", "dask"]
@@ -84,6 +89,25 @@ class Cluster:
             *self._worker_options, prefix=prefix,
         )  # fmt: skip
 
+    def script(self, text: str) -> subprocess.Popen[bytes]:
+        """A process that is a client: `client` is one, `hall` is entered, and the primitives are there."""
+        head = (
+            "import os, signal, sys, time\n"
+            "from distributed import Client\n"
+            "import guildhall\nfrom guildhall import *\nfrom guildhall.hosts import current, dask\n"
+            f"client = __import__('distributed').Client({self.address!r})\n"
+            "hall = guildhall.Hall(dask.connect(client))\ncurrent.add_default(hall.host)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", head + text], stdout=subprocess.PIPE)
+        self.processes.append(process)
+        return process
+
+    @contextmanager
+    def hall(self, **options: Any) -> Iterator[tuple[Client, guildhall.Hall]]:
+        """A client of Dask's in this process, at the hall."""
+        with Client(self.address, **options) as client, guildhall.Hall(dask.connect(client)) as hall:
+            yield client, hall
+
     def log(self) -> str:
         """What all of them have said."""
         return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(self.place.glob("*.log")))
@@ -106,6 +130,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         psutil.wait_procs(family, timeout=5)
 
     def __enter__(self) -> Cluster:
@@ -113,3 +139,12 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def wait_for(fact: Callable[[], Any], within_s: float = 10.0) -> float:
+    """In how many seconds the fact became true. Fails if it does not in time."""
+    began = time.monotonic()
+    while not fact():
+        assert time.monotonic() - began < within_s, "it did not come true in time"
+        time.sleep(0.005)
+    return time.monotonic() - began

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from clusters import Cluster
 from distributed import Client, LocalCluster
 from distributed.security import Security
 from far import Far
@@ -105,25 +105,22 @@ def test_a_large_value_is_no_way_out_of_the_halls_directory(tmp_path: Path) -> N
 
 
 def test_a_preloaded_hall_is_there_before_anybody_connects(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, preload=True)
-    try:
-        with Client(cluster.address) as client:
-            assert client.run_on_scheduler(lambda dask_scheduler: "guildhall" in dask_scheduler.extensions)
-            with guildhall.Hall(dask.connect(client)) as hall:
-                Variable("v", hall=hall).set(1)
-                assert Variable("v", hall=hall).get() == 1
-    finally:
-        cluster.close()
+    with Cluster(tmp_path, 0) as cluster, Client(cluster.address) as client:
+        assert client.run_on_scheduler(lambda dask_scheduler: "guildhall" in dask_scheduler.extensions)
+        with guildhall.Hall(dask.connect(client)) as hall:
+            Variable("v", hall=hall).set(1)
+            assert Variable("v", hall=hall).get() == 1
 
 
 def test_a_scheduler_without_guildhall_is_told_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "guildhall.py").write_text("raise ModuleNotFoundError(\"No module named 'guildhall'\")\n")
-    cluster = Cluster(tmp_path, PYTHONPATH=str(tmp_path))
-    try:
-        with Client(cluster.address) as client, pytest.raises(guildhall.HallRefused, match="not installed where the"):
-            dask.connect(client)
-    finally:
-        cluster.close()
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with (
+        Cluster(tmp_path / "cluster", 0, scheduler_options=(), environment=environment) as cluster,
+        Client(cluster.address) as client,
+        pytest.raises(guildhall.HallRefused, match="not installed where the"),
+    ):
+        dask.connect(client)
 
 
 def test_a_snapshot_tells_what_is_in_a_hall_that_is_far(hall: guildhall.Hall) -> None:
