@@ -81,12 +81,14 @@ class Cluster:
             time.sleep(0.02)
         raise AssertionError(f"the scheduler did not start: {self.log()}")
 
-    def add_workers(self, n: int, *, host: str | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def add_workers(
+        self, n: int, *, host: str | None = None, prefix: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         """So many more, under one `dask worker`."""
         return self._start(
             "worker", self.address, "--nworkers", str(n), "--nthreads", str(self.threads), "--no-dashboard",
             "--host", host or self._host, "--local-directory", str(self.place), *self._options[:-2],
-            *self._worker_options, prefix=prefix,
+            *self._worker_options, *options, prefix=prefix,
         )  # fmt: skip
 
     def script(self, text: str) -> subprocess.Popen[bytes]:

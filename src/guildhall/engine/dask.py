@@ -640,6 +640,32 @@ def is_in_worker() -> bool:
     return hasattr(worker.thread_state, "key")
 
 
+class Guard(distributed.WorkerPlugin):  # type: ignore[misc]
+    """What a worker is handed as it joins: it cannot be read without guildhall, or with another one, and so the worker
+    ends with an error that says what to install. Else its first task from us would end it, with whatever else it has."""
+
+    name = "guildhall-guard"
+
+    @classmethod
+    def expecting(cls, there: str) -> Guard:
+        """In the worker: raises ImportError if another version than `there` in the scheduler is here."""
+        if there != VERSION:
+            raise ImportError(
+                f"this worker has guildhall {VERSION}, its scheduler and clients have {there}: run pip install "
+                f"'guildhall[dask]=={there}' in its environment, and start it again"
+            )
+        return cls()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        absent = (
+            f"this worker cannot import guildhall, which clients of its cluster use: run {INSTALL} in its environment"
+        )
+        is_here = "__import__('importlib.util').util.find_spec('guildhall')"
+        make = f"__import__('guildhall.engine.dask').engine.dask.Guard.expecting({VERSION!r})"
+        refuse = f"(_ for _ in ()).throw(ImportError({absent + ', and start it again'!r}))"
+        return eval, (f"{make} if {is_here} else {refuse}",)
+
+
 # -- in the scheduler -------------------------------------------------------------------------------------------------
 
 
@@ -664,6 +690,7 @@ class References(distributed.SchedulerPlugin):  # type: ignore[misc]
         """Futures that were received before their tasks: by key, who has them."""
         self._hall = comms.install(scheduler)
         self._hall.released = self._released
+        scheduler.worker_plugins[Guard.name] = distributed.protocol.pickle.dumps(Guard())
         scheduler.handlers["guildhall_keep"] = self.keep
         scheduler.stream_handlers["guildhall-desire"] = self.desire
         scheduler.stream_handlers["guildhall-undesire"] = self.undesire

@@ -47,7 +47,7 @@ USED = (
 """As `module:name`. What objects have besides, which no class shows: a connection's `stream`, `_finalizer` and
 `_closed`; a stream's `_read_buffer`, `_read_buffer_size` and `io_loop`; a client's `_start_arg` and `scheduler_comm`,
 with `buffer`, `next_deadline` and `waker`; a future's `_state`; an actor's `_cls`; a scheduler's `extensions`,
-`handlers`, `stream_handlers`, `tasks` and `plugins`."""
+`handlers`, `stream_handlers`, `tasks`, `plugins` and `worker_plugins`."""
 
 
 def missing() -> list[str]:
