@@ -642,7 +642,7 @@ def is_in_worker() -> bool:
 
 class Guard(distributed.WorkerPlugin):  # type: ignore[misc]
     """What a worker is handed as it joins: it cannot be read without guildhall, or with another one, and so the worker
-    ends with an error that says what to install. Else its first task from us would end it, with whatever else it has."""
+    ends with an error that says what to install. Else its first task from us would end it, with all it has."""
 
     name = "guildhall-guard"
 
