@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+from distributed import Client
+
+import guildhall
+from guildhall.hosts import dask
 
 START_S = 60
 DASK = [sys.executable, "-m", "dask"]
@@ -76,13 +81,34 @@ class Cluster:
             time.sleep(0.02)
         raise AssertionError(f"the scheduler did not start: {self.log()}")
 
-    def add_workers(self, n: int, *, host: str | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def add_workers(
+        self, n: int, *, host: str | None = None, prefix: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         """So many more, under one `dask worker`."""
         return self._start(
             "worker", self.address, "--nworkers", str(n), "--nthreads", str(self.threads), "--no-dashboard",
             "--host", host or self._host, "--local-directory", str(self.place), *self._options[:-2],
-            *self._worker_options, prefix=prefix,
+            *self._worker_options, *options, prefix=prefix,
         )  # fmt: skip
+
+    def script(self, text: str) -> subprocess.Popen[bytes]:
+        """A process that is a client: `client` is one, `hall` is entered, and the primitives are there."""
+        head = (
+            "import os, signal, sys, time\n"
+            "from distributed import Client\n"
+            "import guildhall\nfrom guildhall import *\nfrom guildhall.hosts import current, dask\n"
+            f"client = __import__('distributed').Client({self.address!r})\n"
+            "hall = guildhall.Hall(dask.connect(client))\ncurrent.add_default(hall.host)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", head + text], stdout=subprocess.PIPE)
+        self.processes.append(process)
+        return process
+
+    @contextmanager
+    def hall(self, **options: Any) -> Iterator[tuple[Client, guildhall.Hall]]:
+        """A client of Dask's in this process, at the hall."""
+        with Client(self.address, **options) as client, guildhall.Hall(dask.connect(client)) as hall:
+            yield client, hall
 
     def log(self) -> str:
         """What all of them have said."""
@@ -106,6 +132,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         psutil.wait_procs(family, timeout=5)
 
     def __enter__(self) -> Cluster:
@@ -113,3 +141,12 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def wait_for(fact: Callable[[], Any], within_s: float = 10.0) -> float:
+    """In how many seconds the fact became true. Fails if it does not in time."""
+    began = time.monotonic()
+    while not fact():
+        assert time.monotonic() - began < within_s, "it did not come true in time"
+        time.sleep(0.005)
+    return time.monotonic() - began

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from chores import count_up, hold, pid, seven, size_of, wait_in_task
-from cluster import Cluster, wait_for
+from clusters import Cluster, wait_for
 from distributed import Client
 from far import Far
 
@@ -21,11 +21,11 @@ from guildhall.hosts.dask import comms
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
-    made.add_worker()
-    made.add_worker()
-    yield made
-    made.close()
+    """The hall is attached by the first client; workers have no nannies that would start them again."""
+    with Cluster(tmp_path_factory.mktemp("cluster"), 0, scheduler_options=(), has_nannies=False) as made:
+        for _ in range(2):
+            made.add_workers(1)
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_what_a_client_held_is_free_when_it_is_killed(cluster: Cluster, at: tupl
     Queue("items").put("once more")
     holder = cluster.script(HOLDER)
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "ready\n"
+    assert holder.stdout.readline() == b"ready\n"
     assert Lock("held").locked()
     began = time.monotonic()
     holder.send_signal(how)
@@ -101,7 +101,7 @@ def test_what_a_client_held_is_free_when_it_is_killed(cluster: Cluster, at: tupl
 
 def test_what_a_worker_held_is_free_when_it_is_killed(cluster: Cluster, at: tuple[Client, Hall]) -> None:
     client, _ = at
-    worker = cluster.add_worker(1)
+    worker = cluster.add_workers(1)
     client.wait_for_workers(3)
     address = next(address for address, found in client.run(pid).items() if found == worker.pid)
     task = client.submit(hold, "by a worker", workers=[address], retries=0, allow_other_workers=False, pure=False)

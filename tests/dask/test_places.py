@@ -7,13 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from clusters import Cluster
 from distributed import Client, LocalCluster
 from distributed.security import Security
 from far import Far
+from faults import eventually
 
 import guildhall
-from guildhall import Lock, Queue, Variable
+from guildhall import Lock, Misuse, Queue, Variable
 from guildhall.hosts import current, dask
 from guildhall.hosts.dask.link import DirectLink
 
@@ -70,6 +71,11 @@ def test_a_hall_on_the_schedulers_disk_is_there_when_another_scheduler_takes_it_
     host = first.host()
     hall = guildhall.Hall(host)
     Variable("v", hall=hall).set("kept")
+    large = bytes(range(256)) * 20_000  # 5 MB: in several parts.
+    Variable("large", hall=hall).set(large)
+    Variable("overwritten", hall=hall).set(bytes(100_000))
+    Variable("overwritten", hall=hall).set(None)
+    host.lay("1-00", [memoryview(bytes(100_000))])  # It never comes to belong to anything.
     Queue("q", hall=hall).put_many([1, 2])
     assert Lock("l", hall=hall).acquire()
     assert Queue("q", hall=hall).get() == 1
@@ -77,6 +83,10 @@ def test_a_hall_on_the_schedulers_disk_is_there_when_another_scheduler_takes_it_
     second = Far(str(tmp_path / "hall"))
     with guildhall.Hall(second.host()) as hall:
         assert Variable("v", hall=hall).get() == "kept"
+        assert Variable("large", hall=hall).get() == large
+        assert hall.snapshot().blobs.count == 1, "what belongs to nobody is gone"
+        Variable("large", hall=hall).delete()
+        assert eventually(lambda: hall.snapshot().blobs.count == 0)
         assert Queue("q", hall=hall).get(batch=True) == [1, 2], "that the first had arrived went with the scheduler"
         assert Lock("l", hall=hall).acquire(timeout=1), "who held it is dead"
     second.close()
@@ -84,26 +94,33 @@ def test_a_hall_on_the_schedulers_disk_is_there_when_another_scheduler_takes_it_
     host._sweeper.close()
 
 
+def test_a_large_value_is_no_way_out_of_the_halls_directory(tmp_path: Path) -> None:
+    far = Far(str(tmp_path / "hall"))
+    with guildhall.Hall(far.host()) as hall:
+        for name in ("../outside", "/tmp/outside", "..", "a/b", ""):
+            with pytest.raises(Misuse, match="no name"):
+                hall.host.lay(name, [memoryview(b"x")])
+    far.close()
+    assert not (tmp_path / "hall" / "outside").exists()
+
+
 def test_a_preloaded_hall_is_there_before_anybody_connects(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, preload=True)
-    try:
-        with Client(cluster.address) as client:
-            assert client.run_on_scheduler(lambda dask_scheduler: "guildhall" in dask_scheduler.extensions)
-            with guildhall.Hall(dask.connect(client)) as hall:
-                Variable("v", hall=hall).set(1)
-                assert Variable("v", hall=hall).get() == 1
-    finally:
-        cluster.close()
+    with Cluster(tmp_path, 0) as cluster, Client(cluster.address) as client:
+        assert client.run_on_scheduler(lambda dask_scheduler: "guildhall" in dask_scheduler.extensions)
+        with guildhall.Hall(dask.connect(client)) as hall:
+            Variable("v", hall=hall).set(1)
+            assert Variable("v", hall=hall).get() == 1
 
 
 def test_a_scheduler_without_guildhall_is_told_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "guildhall.py").write_text("raise ModuleNotFoundError(\"No module named 'guildhall'\")\n")
-    cluster = Cluster(tmp_path, PYTHONPATH=str(tmp_path))
-    try:
-        with Client(cluster.address) as client, pytest.raises(guildhall.HallRefused, match="not installed where the"):
-            dask.connect(client)
-    finally:
-        cluster.close()
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with (
+        Cluster(tmp_path / "cluster", 0, scheduler_options=(), environment=environment) as cluster,
+        Client(cluster.address) as client,
+        pytest.raises(guildhall.HallRefused, match="not installed where the"),
+    ):
+        dask.connect(client)
 
 
 def test_a_snapshot_tells_what_is_in_a_hall_that_is_far(hall: guildhall.Hall) -> None:

@@ -13,9 +13,10 @@ from clusters import Cluster
 
 import guildhall
 from guildhall import Broken, Client, HallRefused, Lock, Misuse, Queue, Variable, aio, get_client
+from guildhall.engine.dask import INSTALL
 
 FAKE = """
-import importlib.abc, sys
+import importlib.abc, importlib.util, sys
 
 class Nowhere(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -23,6 +24,8 @@ class Nowhere(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError("No module named 'guildhall'", name="guildhall")
 
 sys.meta_path.insert(0, Nowhere())
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "guildhall" else find(name, package)
 """
 
 
@@ -160,6 +163,27 @@ def test_workers_without_guildhall(tmp_path: Path, without_guildhall: Path) -> N
             native.wait_for_workers(1, timeout=60)
         with pytest.raises(HallRefused, match=r"worker at tcp.*pip install 'guildhall\[dask\]=="):
             Client(made.address)
+
+
+def test_a_worker_without_guildhall_that_joins_later_says_what_to_install(
+    tmp_path: Path, without_guildhall: Path
+) -> None:
+    """And ends, before a task of ours could end it. Those that are there go on."""
+    with Cluster(tmp_path / "cluster", 1, has_nannies=False) as made, Client(made.address) as client:
+        client.wait_for_workers(1, timeout=60)
+        late = made.add_workers(1, options=("--preload", str(without_guildhall)))
+        assert late.wait(timeout=60) != 0
+        assert f"this worker cannot import guildhall, which clients of its cluster use: run {INSTALL}" in made.log()
+        assert client.submit(abs, -1).result(timeout=30) == 1
+
+
+def test_a_worker_with_another_version_that_joins_later_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text("import guildhall.engine.dask as dask\ndask.VERSION = '0.0.1'\n")
+    with Cluster(tmp_path / "cluster", 1, has_nannies=False) as made, Client(made.address) as client:
+        client.wait_for_workers(1, timeout=60)
+        late = made.add_workers(1, options=("--preload", str(tmp_path / "old.py")))
+        assert late.wait(timeout=60) != 0
+        assert "this worker has guildhall 0.0.1, its scheduler and clients have" in made.log()
 
 
 def test_a_scheduler_with_another_version(tmp_path: Path) -> None:

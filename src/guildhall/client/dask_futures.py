@@ -43,7 +43,10 @@ def engine_of(scheduler_id: str) -> Engine:
         return here[-1]
     if dask.is_in_worker() and (engine := dask.engine_of_worker()).scheduler_id == scheduler_id:
         return engine
-    raise Misuse(f"future: of a Dask cluster ({scheduler_id}) that this process has no client of; make one first")
+    raise Misuse(
+        f"future: of a Dask cluster ({scheduler_id}) that this process has no client of; "
+        "make one first, or if that scheduler was started anew, run the task again: its result went with it"
+    )
 
 
 class DaskFuture(Future):

@@ -7,7 +7,6 @@ and what runs around a user's function in a worker. What users hold is made of i
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import copy
 import threading
 import uuid
@@ -23,6 +22,8 @@ from typing import Any
 from .. import deadline
 from ..errors import ActorLost, Broken, HallRefused, KilledWorker, Misuse, TimedOut, Unpicklable
 from ..hosts import current
+from ..hosts.dask.comms import give_way as give_way
+from ..hosts.dask.comms import in_task as in_task
 from ..hosts.sweeper import Sweeper
 from ..primitives import values
 from .local import failures
@@ -33,7 +34,7 @@ try:
     from dask.base import tokenize
     from dask.sizeof import sizeof
     from distributed import scheduler as dask_scheduler
-    from distributed import threadpoolexecutor, worker
+    from distributed import worker
     from distributed.client import FutureCancelledError, FuturesCancelledError
 except ImportError as error:
     raise ImportError("a Dask cluster needs distributed: pip install 'guildhall[dask]'") from error
@@ -607,28 +608,6 @@ def enter() -> Any:
     return current.now
 
 
-def in_task() -> bool:
-    """Whether this thread runs a task of Dask and counts for its worker."""
-    return hasattr(worker.thread_state, "key") and getattr(threadpoolexecutor.thread_state, "proceed", False)
-
-
-def give_way() -> Callable[[], None]:
-    """Others run meanwhile, and the task goes on at once when its wait is over: it may hold what they wait for."""
-    if in_task():
-        contextvars.Context().run(_leave_slot, distributed.get_worker())
-    return _nothing
-
-
-def _leave_slot(of: Any) -> None:
-    """Not in the context of the task, which the event loop would hand on to the tasks that it begins now."""
-    worker._worker_cvar.set(of)
-    distributed.secede()
-
-
-def _nothing() -> None:
-    pass
-
-
 def secede() -> None:
     """Give the task's slot up, until `rejoin`. Raises Misuse outside of a task."""
     if not hasattr(worker.thread_state, "key"):
@@ -663,6 +642,32 @@ def is_in_worker() -> bool:
     return hasattr(worker.thread_state, "key")
 
 
+class Guard(distributed.WorkerPlugin):  # type: ignore[misc]
+    """What a worker is handed as it joins: it cannot be read without guildhall, or with another one, and so the worker
+    ends with an error that says what to install. Else its first task from us would end it, with all it has."""
+
+    name = "guildhall-guard"
+
+    @classmethod
+    def expecting(cls, there: str) -> Guard:
+        """In the worker: raises ImportError if another version than `there` in the scheduler is here."""
+        if there != VERSION:
+            raise ImportError(
+                f"this worker has guildhall {VERSION}, its scheduler and clients have {there}: run pip install "
+                f"'guildhall[dask]=={there}' in its environment, and start it again"
+            )
+        return cls()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        absent = (
+            f"this worker cannot import guildhall, which clients of its cluster use: run {INSTALL} in its environment"
+        )
+        is_here = "__import__('importlib.util').util.find_spec('guildhall')"
+        make = f"__import__('guildhall.engine.dask').engine.dask.Guard.expecting({VERSION!r})"
+        refuse = f"(_ for _ in ()).throw(ImportError({absent + ', and start it again'!r}))"
+        return eval, (f"{make} if {is_here} else {refuse}",)
+
+
 # -- in the scheduler -------------------------------------------------------------------------------------------------
 
 
@@ -687,6 +692,7 @@ class References(distributed.SchedulerPlugin):  # type: ignore[misc]
         """Futures that were received before their tasks: by key, who has them."""
         self._hall = comms.install(scheduler)
         self._hall.released = self._released
+        scheduler.worker_plugins[Guard.name] = distributed.protocol.pickle.dumps(Guard())
         scheduler.handlers["guildhall_keep"] = self.keep
         scheduler.stream_handlers["guildhall-desire"] = self.desire
         scheduler.stream_handlers["guildhall-undesire"] = self.undesire

@@ -8,18 +8,24 @@ operation is one message there and one back, from the thread that waits for it, 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import pickle
 import socket
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from ...errors import Broken, HallRefused
+from . import inside
 from .scheduler import PROTOCOL, Line, SchedulerHall
 
 try:
     import distributed
+
+    inside.expect()  # Before parts of it are imported by name.
+    from distributed import threadpoolexecutor, worker
     from distributed.comm.core import connect as connect_comm
     from distributed.core import Status
     from distributed.diagnostics.plugin import SchedulerPlugin
@@ -90,13 +96,17 @@ def _liner(hall: SchedulerHall) -> Any:
 
 def _taken_over(comm: Any) -> tuple[socket.socket, bytes]:
     """The connection's socket, which Dask forgets, and what was read from it already."""
-    stream = comm.stream
-    left = bytes(stream._read_buffer[: stream._read_buffer_size])
-    sock: socket.socket = stream.socket
+    try:
+        stream = comm.stream
+        left = bytes(stream._read_buffer[: stream._read_buffer_size])
+        sock: socket.socket = stream.socket
+        release, forget = stream.io_loop.remove_handler, comm._finalizer.detach
+    except AttributeError as error:
+        raise inside.refusal(f"{type(error.obj).__name__}.{error.name}") from error
     stream.set_close_callback(None)
-    stream.io_loop.remove_handler(sock)
+    release(sock)
     stream.socket = None
-    comm._finalizer.detach()
+    forget()
     comm.stream, comm._closed = None, True
     return sock, left
 
@@ -209,19 +219,28 @@ def client_facts(client: Any) -> tuple[str, Any, str]:
 def worker_facts() -> tuple[str, Any, str] | None:
     """The same of the worker whose task runs in this thread, or that this process is; None if it is none."""
     try:
-        worker = distributed.get_worker()
+        here = distributed.get_worker()
     except ValueError:
         return None
-    return worker.scheduler.address, worker.security.get_connection_args("worker"), worker.address
+    return here.scheduler.address, here.security.get_connection_args("worker"), here.address
 
 
-def give_way() -> Any:
-    """Let other tasks of the worker run while this one waits. Answers what to call when it goes on."""
-    try:
-        distributed.secede()
-    except (ValueError, KeyError, AttributeError):  # This thread runs no task, or has seceded.
-        return _nothing_to_do
-    return distributed.rejoin
+def in_task() -> bool:
+    """Whether this thread runs a task of Dask and counts for its worker."""
+    return hasattr(worker.thread_state, "key") and getattr(threadpoolexecutor.thread_state, "proceed", False)
+
+
+def give_way() -> Callable[[], None]:
+    """Others run meanwhile, and the task goes on at once when its wait is over: it may hold what they wait for."""
+    if in_task():
+        contextvars.Context().run(_leave_slot, distributed.get_worker())
+    return _nothing_to_do
+
+
+def _leave_slot(of: Any) -> None:
+    """Not in the context of the task, which the event loop would hand on to the tasks that it begins now."""
+    worker._worker_cvar.set(of)
+    distributed.secede()
 
 
 def _nothing_to_do() -> None: ...

@@ -27,6 +27,7 @@ from ...primitives.sessions import Session
 from ...store.memory import MemoryStore
 from ...store.transaction import Store, Waiter
 from . import wire
+from .shelf import DiskShelf, MemoryShelf, Shelf
 
 PROTOCOL = 1
 GRACE_S = 3.0
@@ -87,7 +88,7 @@ class SchedulerHall:
         self.gate = threading.RLock()
         """Held by whoever runs an op: the event loop, or a thread of this process that is at the hall itself."""
         self.store: Store = self._open(path)
-        self.blobs: dict[str, list[bytes]] = {}
+        self.blobs: Shelf = MemoryShelf() if path is None else DiskShelf(os.path.join(os.path.abspath(path), "large"))
         self.seats: dict[int, Seat] = {}
         self.released: Callable[[str], None] = lambda key: None
         """Called with the key of a Dask task that nothing in the hall holds any more."""
@@ -98,6 +99,7 @@ class SchedulerHall:
         sessions.prepare()
         for left in self.store.read(sessions.everybody):
             self.store.transact(sessions.bury, left.number, 0, (), deadline.now())
+        self._sweep("")
 
     def _open(self, path: str | None) -> Store:
         if path is None:
@@ -143,9 +145,13 @@ class SchedulerHall:
             if seat.timer is not None:
                 seat.timer.cancel()
             self.store.transact(sessions.bury, seat.number, 0, (), deadline.now(), tuple(seat.marks))
-            for blob in [blob for blob in self.blobs if blob.startswith(f"{seat.number}-")]:
-                if self.store.read(sessions.is_litter, blob):
-                    del self.blobs[blob]
+            self._sweep(f"{seat.number}-")
+
+    def _sweep(self, prefix: str) -> None:
+        """Large values that a session began to lay and nobody has."""
+        for blob in self.blobs.sizes():
+            if blob.startswith(prefix) and self.store.read(sessions.is_litter, blob):
+                self.blobs.remove(blob)
 
     def bury_of(self, owner: str) -> None:
         """Dask says that this worker or client has gone."""
@@ -216,26 +222,24 @@ class SchedulerHall:
 
     def _do_usage(self, seat: Seat) -> tuple[Any, ...]:
         if isinstance(self.store, MemoryStore):
-            size = self.store.size + sum(len(part) for parts in self.blobs.values() for part in parts)
+            size = self.store.size + sum(self.blobs.sizes().values())
             return size, size, _available_bytes(), True, False
         return tuple(self.store.usage())  # type: ignore[attr-defined]
 
     def _do_blobs(self, seat: Seat) -> tuple[int, int]:
         """How many there are, and their size in bytes."""
-        return len(self.blobs), sum(len(part) for parts in self.blobs.values() for part in parts)
+        sizes = self.blobs.sizes()
+        return len(sizes), sum(sizes.values())
 
     # -- large values -------------------------------------------------------------------------------------------------
 
     def _do_lay(self, seat: Seat, blob: str, part: bytes) -> None:
         """One more part of a large value."""
-        self.blobs.setdefault(blob, []).append(part)
+        self.blobs.add(blob, part)
 
     def _do_fetch(self, seat: Seat, blob: str, number: int) -> bytes:
         """A part of it; raises FileNotFoundError if it has gone."""
-        parts = self.blobs.get(blob)
-        if parts is None:
-            raise FileNotFoundError("the value is gone")
-        return parts[number]
+        return self.blobs.part(blob, number)
 
     def _do_remove(self, seat: Seat, blob: str) -> None:
         self._remove(blob)
@@ -244,7 +248,7 @@ class SchedulerHall:
         if blob.startswith("key:"):
             self.released(blob[4:])
         else:
-            self.blobs.pop(blob, None)
+            self.blobs.remove(blob)
 
     # -- rings --------------------------------------------------------------------------------------------------------
 
