@@ -30,6 +30,7 @@ from ..store.transaction import Txn, Waiter
 from . import pattern, subscription, topic, values, waiters
 from .op import BUSY, NotNow
 from .subscription import Fetched
+from .topic import Topic
 
 SENDERS = b"\x73"
 SENDING = b"\x74"
@@ -57,11 +58,12 @@ class Sender(Record, tag=1, frozen=True):
 
 class Route(NamedTuple):
     """Where the messages of a publisher go: to these stations (session, address), and to the hall if it `is_heard`
-    there."""
+    there. Where the topic drops what is old, `bound` says how many a subscription without a bound of its own keeps."""
 
     revision: int
     stations: Sequence[tuple[int, str]]
     is_heard: bool
+    bound: int
 
 
 SENDER = Form(Sender)
@@ -124,7 +126,11 @@ def route(txn: Txn, name: bytes, session: int, now: float) -> Route:
     prefix = subscription.CURSORS + relay_of(name)
     sessions = sorted({topic.number_at(key, len(prefix))[0] for key, _ in txn.scan(prefix)})
     stations = tuple((one, (txn.get(STATIONS + pack_id(one)) or b"").decode()) for one in sessions)
-    return Route(txn.revision, stations, _is_heard(txn, name))
+    return Route(txn.revision, stations, _is_heard(txn, name), _bound(topic.look(txn, name)))
+
+
+def _bound(log: Topic) -> int:
+    return log.maxlen if log.policy == subscription.DROP else 0
 
 
 def _is_heard(txn: Txn, name: bytes) -> bool:

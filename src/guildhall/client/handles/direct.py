@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Way(NamedTuple):
     revision: int
     is_heard: bool
     is_here: bool
+    bound: int
     channels: Sequence[Any]
     sessions: Sequence[int]
 
@@ -70,7 +72,7 @@ class Desk:
             others = [one for one in route.stations if one[0] != self.session]
             way = Way(
                 asked + ROUTE_S - _ROUTE_MARGIN_S, route.revision, route.is_heard, len(others) < len(route.stations),
-                self.office.channels(others), tuple(session for session, _ in route.stations),
+                route.bound, self.office.channels(others), tuple(session for session, _ in route.stations),
             )  # fmt: skip
             with self._gate:
                 if self._forgotten == before:
@@ -112,12 +114,18 @@ class Desk:
             self.forget()
             announce(self.host, name)
         except BaseException:
-            self.leave(box)
+            self.leave_soon(box)
             raise
         return box
 
     def leave(self, box: Box) -> None:
         """The subscription ends."""
+        self._remove(box)
+        box.close()
+        self.host.transact(introduction.leave, box.member, box.mail)
+
+    def leave_soon(self, box: Box) -> None:
+        """As `leave`, for a finalizer."""
         self._remove(box)
         box.close()
         self.host.defer(introduction.leave, box.member, box.mail)
@@ -132,9 +140,10 @@ class Desk:
             else:
                 self._boxes.pop(box.name, None)
 
-    def deliver(self, name: bytes, revision: int, messages: Sequence[bytes]) -> None:
-        """Messages by a route of that number, for all subscriptions of this process that were made before."""
-        count = sum(box.take_in(messages, revision) for box in self._boxes.get(name, ()))
+    def deliver(self, name: bytes, revision: int, bound: int, messages: Sequence[bytes]) -> None:
+        """Messages by a route of that number, for all subscriptions of this process that were made before. So many are
+        the topic's bound, for those that have none of their own."""
+        count = sum(box.take_in(messages, revision, bound) for box in self._boxes.get(name, ()))
         for message in messages:
             if uses := values.uses_of(message):  # They are held once, by whoever sent it.
                 self.settle_holds(uses, count - 1)
@@ -153,7 +162,7 @@ class Desk:
             self.host.transact(introduction.collect, found, box.name, box.member, FETCH, box.mail)
             if not found:
                 return
-            box.take_in(found[0].messages)
+            box.take_in(found[0].messages, bound=found[0].bound)
 
 
 class Box(deque[Entry]):
@@ -173,9 +182,12 @@ class Box(deque[Entry]):
         self.mail = desk.host.waiter()._replace(bell=MAIL)
         self.end = 0
         """The number of the next message."""
+        self.dropped = 0
         self.is_closed = False
         self._begun: int | None = None
-        self._early: list[tuple[Sequence[bytes], int]] = []
+        self._is_own = bool(most)
+        self._bound_by = 0
+        self._early: list[tuple[Sequence[bytes], int, int]] = []
         self._gate = threading.RLock()
         self.rung = threading.Event()
         self.wakers: list[Callable[[], None]] = []
@@ -185,22 +197,26 @@ class Box(deque[Entry]):
         with self._gate:
             self._begun = revision
             early, self._early = self._early, []
-            for messages, by in early:
-                if not self.take_in(messages, by):
+            for messages, by, bound in early:
+                if not self.take_in(messages, by, bound):
                     for message in messages:
                         self._release(message)
 
-    def take_in(self, messages: Sequence[bytes], revision: int | None = None) -> bool:
+    def take_in(self, messages: Sequence[bytes], revision: int | None = None, bound: int = 0) -> bool:
         """Messages that came, by a route of that number or relayed. False if they are from before it was made."""
         with self._gate:
             if self.is_closed:
                 return False
             if revision is not None:
                 if self._begun is None:
-                    self._early.append((messages, revision))
+                    self._early.append((messages, revision, bound))
                     return True
                 if revision <= self._begun:
                     return False
+                if revision > self._bound_by and not self._is_own:
+                    self.most, self._bound_by = bound, revision
+            elif not self._is_own:
+                self.most = bound
             start = self.end
             self.end += len(messages)
             self.extend(zip(range(start, self.end), messages, repeat(None)))
@@ -217,6 +233,7 @@ class Box(deque[Entry]):
                 dropped += number
             else:
                 dropped += 1
+                self.dropped += 1
                 self._release(message)
         if dropped:
             if self[0][1] is None:
@@ -244,12 +261,20 @@ class Box(deque[Entry]):
             with suppress(IndexError):
                 self.wakers.pop()()
 
+    def statistics(self, topic: Any) -> Any:
+        """The topic's, with what is known here."""
+        with self._gate:
+            lag = sum(message is not None for _, message, _ in self)
+            return replace(
+                topic, first=self.end - lag, end=self.end, published=self.end, kept=lag, lag=lag, dropped=self.dropped
+            )
+
     def close(self) -> None:
         """Nothing more comes; who waits sees that."""
         with self._gate:
             self.is_closed = True
             rest = [message for _, message, _ in self if message is not None]
-            rest += [message for messages, _ in self._early for message in messages]
+            rest += [message for messages, _, _ in self._early for message in messages]
             self.clear()
             for message in rest:
                 self._release(message)
@@ -322,9 +347,9 @@ def send(pub: Any, desk: Desk, way: Way, messages: Sequence[bytes]) -> None:
     """To all of them, in one order."""
     with desk.sending:
         if way.channels:
-            desk.office.send(way.channels, (pub._key, way.revision, messages))
+            desk.office.send(way.channels, (pub._key, way.revision, way.bound, messages))
         if way.is_here:
-            desk.deliver(pub._key, way.revision, messages)
+            desk.deliver(pub._key, way.revision, way.bound, messages)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

@@ -582,7 +582,7 @@ class Sub(Handle):
             host = self._host
             if self._session == host._session:  # In a forked child it is the parent's; what was deferred too, there.
                 if self._box is not None:
-                    self._box.desk.leave(self._box)
+                    self._box.desk.leave_soon(self._box)
                     return
                 self._release_fetched(host)
                 host.defer(subscription.leave, self._member)
@@ -594,7 +594,8 @@ class Sub(Handle):
 
         host = self._opened()
         if self._box is not None:
-            return host.read(of_topic, self.name, self._key, len(self._box))
+            found: TopicStatistics = self._box.statistics(host.read(of_topic, self.name, self._key))
+            return found
         unread = host.read(subscription.unread, self._key, self._id)
         lag = unread + sum(message is not None for _, message, _ in list(self._fetched))
         return host.read(of_topic, self.name, self._key, lag)

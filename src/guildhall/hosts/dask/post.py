@@ -47,8 +47,8 @@ NOBODY = -1
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
-Letter = tuple[bytes, int, Sequence[bytes]]
-"""What is sent: a topic, the number of the route by which it goes, and messages."""
+Letter = tuple[bytes, int, int, Sequence[bytes]]
+"""What is sent: a topic, the number of the route by which it goes, the topic's bound, and messages."""
 Dial = Callable[[str, dict[str, Any]], tuple[socket.socket, bytes]]
 
 _offices: WeakSet[PostOffice] = WeakSet()
@@ -167,7 +167,7 @@ class PostOffice:
 
     def __init__(self, session: int, address: str, dial: Dial, is_alive: Callable[[int], bool]) -> None:
         self.session, self.address = session, address
-        self.deliver: Callable[[bytes, int, Sequence[bytes]], None] = lambda topic, revision, messages: None
+        self.deliver: Callable[[bytes, int, int, Sequence[bytes]], None] = lambda *letter: None
         self.on_knock: Callable[[int, int], None] = lambda bell, number: None
         """Called, by whatever thread hears of it, with what the hall has to tell this station."""
         self.desk: Any = None
@@ -212,7 +212,7 @@ class PostOffice:
 
     def send(self, channels: Iterable[Channel], letter: Letter) -> None:
         """Send it on all of them. It waits for nobody: see `await_room`."""
-        size_bytes = sum(map(len, letter[2])) + len(letter[0])
+        size_bytes = sum(map(len, letter[3])) + len(letter[0])
         for channel in channels:
             channel.add(letter, size_bytes)
         self._wake()
@@ -320,14 +320,14 @@ class PostOffice:
 
     def _next_frame(self, channel: Channel) -> bytes:
         """What waits, as one frame. Messages by one route on one topic travel together."""
-        letters: list[tuple[bytes, int, list[bytes]]] = []
+        letters: list[tuple[bytes, int, int, list[bytes]]] = []
         size_bytes = 0
         while channel.letters and size_bytes < FRAME_BYTES:
-            (topic, revision, messages), size = channel.letters.popleft()
+            (topic, revision, bound, messages), size = channel.letters.popleft()
             if letters and letters[-1][:2] == (topic, revision):
-                letters[-1][2].extend(messages)
+                letters[-1][3].extend(messages)
             else:
-                letters.append((topic, revision, list(messages)))
+                letters.append((topic, revision, bound, list(messages)))
             size_bytes += size
         frame = _frame((channel.last + 1, letters))
         channel.unread.append((channel.last + 1, frame, size_bytes))
@@ -448,8 +448,8 @@ class PostOffice:
         read = self._read.get(caller.sender, 0)
         for number, letters in frames:
             if number == read + 1:  # Else it is here already.
-                for topic, revision, messages in letters:
-                    self.deliver(topic, revision, messages)
+                for letter in letters:
+                    self.deliver(*letter)
                 read = self._read[caller.sender] = number
         if caller.said != read and not caller.wire.out:
             caller.said = read
