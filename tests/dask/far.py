@@ -68,6 +68,7 @@ class Far:
         while True:
             end, _ = await self.loop.sock_accept(self._listener)
             end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._welcoming.add(self.loop.create_task(self._welcome(end)))
 
     async def _welcome(self, end: socket.socket) -> None:

@@ -120,9 +120,13 @@ def expect_unused(txn: Txn, name: bytes) -> None:
 
 
 def route(txn: Txn, name: bytes, session: int, now: float) -> Route:
-    """Where the session's messages go, from now on for ROUTE_S, unless it is told before."""
+    """Where the session's messages go, from now on for ROUTE_S, unless it is told before. It asks for one route at a
+    time, and uses no older one of that topic."""
+    is_again = txn.get(SENDERS + name + pack_id(session)) is not None
     txn.put(SENDERS + name + pack_id(session), SENDER.pack(Sender(session, txn.revision, now + ROUTE_S)))
     txn.put(SENDING + pack_id(session) + name, b"")
+    if is_again:
+        _serve(txn, [name], now)
     prefix = subscription.CURSORS + relay_of(name)
     sessions = sorted({topic.number_at(key, len(prefix))[0] for key, _ in txn.scan(prefix)})
     stations = tuple((one, (txn.get(STATIONS + pack_id(one)) or b"").decode()) for one in sessions)
@@ -171,10 +175,10 @@ def forget(txn: Txn, session: int, revision: int, now: float) -> None:
     """The session uses no route any more that is older than that announcement."""
     mine = pack_id(session)
     names = [key[len(SENDING) + len(mine) :] for key, _ in txn.scan(SENDING + mine)]
-    gone = [name for name in names if SENDER.unpack(_sender(txn, name, mine)).revision < revision]
-    for name in gone:
-        _remove(txn, name, mine)
-    _serve(txn, gone, now)
+    for name in names:
+        if SENDER.unpack(_sender(txn, name, mine)).revision < revision:
+            _remove(txn, name, mine)
+    _serve(txn, names, now)
 
 
 def _sender(txn: Txn, name: bytes, packed: bytes) -> bytes:

@@ -54,7 +54,7 @@ class Desk:
         self._boxes: dict[bytes, tuple[Box, ...]] = {}
         self._by_number: dict[int, Box] = {}
         self._ways: dict[bytes, Way] = {}
-        self.sending = threading.RLock()
+        self.sending, self._asking = threading.RLock(), threading.RLock()
         self._forgotten = 0
         """How often all routes were forgotten: one that was asked for before that is not to be used."""
         office.deliver, office.on_knock = self.deliver, self._hear
@@ -66,6 +66,11 @@ class Desk:
         way = self._ways.get(name)
         if way is not None and deadline.now() < way.until:
             return way
+        with self._asking:  # The hall takes who asks again for somebody who uses no older route.
+            way = self._ways.get(name)
+            return way if way is not None and deadline.now() < way.until else self._ask(name)
+
+    def _ask(self, name: bytes) -> Way:
         while True:
             before, asked = self._forgotten, deadline.now()
             route = self.host.transact(introduction.route, name, self.session, self.host.now())
