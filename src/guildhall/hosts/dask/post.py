@@ -33,10 +33,12 @@ from ... import deadline
 from ...errors import Broken
 
 HEAD = struct.Struct("!I")
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 20
 FRAME_BYTES = 1 << 18
 """What goes in one frame, unless one message is larger."""
 WINDOW_BYTES = 16 << 20
+SOCKET_BYTES = 4 << 20
+"""What the system may hold of what is to be sent: on a busy machine each turn at sending is long in coming."""
 LOOK_S = 1.0
 """Who waits for another station asks this often whether it is still there."""
 DIAL_AGAIN_S = 0.1
@@ -69,7 +71,8 @@ class _Wire:
 
     def __init__(self, sock: socket.socket, left: bytes) -> None:
         self.socket = sock
-        self.fd = sock.fileno()
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         self.out: deque[memoryview] = deque()
         self._in = bytearray(left)
         self.events = 0
@@ -441,7 +444,10 @@ class PostOffice:
                     self._serve(caller, wire.read())
             self._serve(caller, ())
             self._listen(wire)
-        except (OSError, msgspec.MsgspecError):
+        except OSError:
+            self._part(caller)
+        except Exception:  # What cannot be read is not from one of us; the others' connections go on.
+            traceback.print_exc()
             self._part(caller)
 
     def _serve(self, caller: _Caller, frames: Iterable[Any]) -> None:
