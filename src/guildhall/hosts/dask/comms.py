@@ -157,6 +157,8 @@ def station_here(hosts: Any) -> tuple[str, Any] | None:
     except ValueError:
         return None
     security, mine = worker.security.get_connection_args("worker"), worker.address
+    if not mine.startswith(("tcp://", "tls://")):  # No socket to take out of Dask's hands.
+        return None
 
     def host() -> Any:
         return hosts.get((worker.scheduler.address, mine))
