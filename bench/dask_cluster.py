@@ -31,6 +31,7 @@ from guildhall import aio
 
 BATCH = 20
 WAITERS = 1000
+FULL = 20_000
 
 
 @contextmanager
@@ -191,16 +192,20 @@ def queue_throughput(client: guildhall.Client, n: int) -> None:
     print(f"queue between two workers: {mine:.0f} items/s, Dask's {other:.0f}: {mine / other:.1f} times", flush=True)
 
 
-def publish(n: int) -> None:
-    pub = guildhall.Pub("bench")
-    guildhall.Event("bench listens").wait()
+def publish(n: int, listeners: int, size_bytes: int) -> None:
+    pub, data = guildhall.Pub("bench"), os.urandom(size_bytes)
+    guildhall.Latch("bench listen", listeners).wait()
+    pub.put("first")  # Connections are made with it.
+    guildhall.Event("bench go").wait()
     for number in range(n):
-        pub.put(number)
+        pub.put(data or number)
 
 
-def listen(n: int) -> float:
+def listen(n: int, listeners: int) -> float:
     sub = guildhall.Sub("bench")
-    guildhall.Event("bench listens").set()
+    guildhall.Latch("bench listen", listeners).count_down()
+    sub.get()
+    guildhall.Latch("bench connected", listeners).count_down()
     sub.get()
     began = time.perf_counter()
     for _ in range(n - 1):
@@ -208,16 +213,72 @@ def listen(n: int) -> float:
     return (n - 1) / (time.perf_counter() - began)
 
 
-def topics(client: guildhall.Client, scheduler: psutil.Process, n: int) -> None:
-    first, last = sorted(client.nthreads())[:2]
-    guildhall.Event("bench listens").clear()
-    heard = client.submit(listen, n, workers=last)
-    before = scheduler.cpu_times()
-    client.submit(publish, n, workers=first).result()
-    rate = heard.result()
-    after = scheduler.cpu_times()
+async def start_probe(dask_scheduler: Any) -> None:
+    """From now on note by how much the scheduler's event loop is late."""
+
+    async def look() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.002)
+            late.append(time.perf_counter() - began - 0.002)
+
+    late: list[float] = []
+    dask_scheduler.bench_probe = late, asyncio.ensure_future(look())
+
+
+async def stop_probe(dask_scheduler: Any) -> list[float]:
+    """What was noted, in ms, in order of size."""
+    late, task = dask_scheduler.bench_probe
+    task.cancel()
+    return [1e3 * one for one in sorted(late)]
+
+
+def topics(
+    title: str, client: guildhall.Client, scheduler: psutil.Process, n: int, listeners: int = 1, size_bytes: int = 0
+) -> None:
+    first, *others = sorted(client.nthreads())
+    native = client.engine.client  # type: ignore[attr-defined]
+    guildhall.Event("bench go").clear()
+    heard = [client.submit(listen, n, listeners, workers=others[i % len(others)]) for i in range(listeners)]
+    sent = client.submit(publish, n, listeners, size_bytes, workers=first)
+    guildhall.Latch("bench connected", listeners).wait()
+    native.run_on_scheduler(start_probe)
+    before, passed = scheduler.cpu_times(), scheduler.io_counters()
+    guildhall.Event("bench go").set()
+    sent.result()
+    rates = [one.result() for one in heard]
+    after, now = scheduler.cpu_times(), scheduler.io_counters()
+    late = native.run_on_scheduler(stop_probe)
+    for latch in ("bench listen", "bench connected"):
+        guildhall.Latch(latch, listeners).delete()
     spent = after.user + after.system - before.user - before.system
-    print(f"publish/subscribe between two workers: {rate:.0f} messages/s, {spent:.2f} s of the scheduler for {n}")
+    through = now.read_chars + now.write_chars - passed.read_chars - passed.write_chars
+    print(
+        f"{title}: {min(rates):.0f} messages/s, {min(rates) * size_bytes / 1e6:.0f} MB/s; of the scheduler "
+        f"{spent:.2f} s and {through / 1e3:.0f} kB for {n}, its loop late by {late[len(late) // 2]:.1f} ms, p99 "
+        f"{late[len(late) * 99 // 100]:.1f} ms, at most {late[-1]:.1f} ms",
+        flush=True,
+    )
+
+
+def idle(native: distributed.Client) -> None:
+    native.run_on_scheduler(start_probe)
+    time.sleep(3)
+    late = native.run_on_scheduler(stop_probe)
+    print(
+        f"the scheduler's loop, with nothing to do: late by {late[len(late) // 2]:.1f} ms, p99 "
+        f"{late[len(late) * 99 // 100]:.1f} ms, at most {late[-1]:.1f} ms",
+        flush=True,
+    )
+
+
+def all_topics(client: guildhall.Client, native: distributed.Client, scheduler: psutil.Process, n: int) -> None:
+    print("publish/subscribe between workers")
+    idle(native)
+    topics("one publisher, one subscriber", client, scheduler, 10 * n)
+    topics("one publisher, 8 subscribers", client, scheduler, n, listeners=8)
+    topics("messages of 1 MiB", client, scheduler, n // 100, size_bytes=1 << 20)
+    topics("a million messages" if n == FULL else "many messages", client, scheduler, 50 * n)
 
 
 # -- a thousand waiters -----------------------------------------------------------------------------------------------
@@ -266,25 +327,32 @@ async def _share(process: psutil.Process, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--topics", action="store_true", help="only publish/subscribe, with a worker for each subscriber"
+    )
+    quick, only_topics = (given := parser.parse_args()).quick, given.topics
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    rounds, n = (5, 2_000) if quick else (50, 20_000)
-    with cluster() as (address, scheduler), guildhall.Client(address) as client:
-        client.wait_for_workers(2, timeout=60)
+    rounds, n = (5, 2_000) if quick else (50, FULL)
+    n_workers = 9 if only_topics else 2
+    with cluster(n_workers) as (address, scheduler), guildhall.Client(address) as client:
+        client.wait_for_workers(n_workers, timeout=60)
         native = client.engine.client  # type: ignore[attr-defined]
         print(f"distributed {distributed.__version__}, {os.cpu_count()} cores")
+        if only_topics:
+            all_topics(client, native, scheduler, n)
+            return
         operations(native, rounds)
         tasks(client, native, rounds)
         lock_contention(client, native, 50 if quick else 300)
         queue_throughput(client, n // 10)
-        topics(client, scheduler, n)
+        all_topics(client, native, scheduler, n)
         times_s = (1, 3) if quick else (16, 16)  # Who waits looks for circles after 1, 2, 4, ... and then each 16 s.
-        idle = asyncio.run(_share(scheduler, 3))
+        nobody = asyncio.run(_share(scheduler, 3))
         mine = asyncio.run(waiters(scheduler, *times_s))
         theirs = asyncio.run(their_waiters(address, scheduler, *times_s))
         print(
             f"{WAITERS} waiters on one lock: the scheduler takes {100 * mine:.1f} % of a core, "
-            f"with Dask's {100 * theirs:.1f} %, with nobody {100 * idle:.1f} %"
+            f"with Dask's {100 * theirs:.1f} %, with nobody {100 * nobody:.1f} %"
         )
 
 

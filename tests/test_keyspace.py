@@ -16,6 +16,7 @@ from guildhall.primitives import (
     delivery,
     election,
     event,
+    introduction,
     latch,
     limiter,
     lock,
@@ -119,6 +120,9 @@ def everything_at_once() -> set[bytes]:
     run(queue.put, Y, 0, b"\x80", None)
     run(queue.get, Y, 0, 1, 300, None, 0.0, pack((300, 1)), 1)
     run(delivery.delete, Y, 9)
+    run(introduction.join, Y, values.object_id(300, 21), 300, "tcp://host:1", Waiter(300, 22, introduction.MAIL))
+    run(introduction.route, Y, 300, 1.0)
+    run(introduction.announce, Y, 1, 2.0, Waiter(1, 23, 0))
     return seen
 
 

@@ -445,6 +445,22 @@ class Pub(handles.Pub):
         timeout_s = deadline.seconds(timeout)
         host = self._host
         items = list(items)
+        from .client.handles import direct
+
+        desk = direct.desk_of(host) if items and host.is_far else None
+        if desk is None:
+            await self._aput_in_hall(host, items, timeout_s)
+            return
+        if self._settings is not None:
+            self._set_up(host)
+        way, messages = direct.prepare(self, host, desk, items)
+        if way.is_heard:
+            await self._aput_in_hall(host, items, timeout_s)
+        if desk.office.full(way.channels):
+            await asyncio.to_thread(desk.office.await_room, way.channels)
+        direct.send(self, desk, way, messages)
+
+    async def _aput_in_hall(self, host: EmbeddedHost, items: list[Any], timeout_s: float | None) -> None:
         kept: list[tuple[bytes, tuple[bytes, ...]]] = []
         try:
             kept.extend(self._store(host, value) for value in items)
@@ -472,6 +488,10 @@ class Sub(handles.Sub):
         return self._given_out(host, entry)
 
     async def _wait_for_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
+        if self._box is not None:
+            from .client.handles import direct
+
+            return await direct.anext_entry(self, host, self._box, timeout_s)
         until = deadline.after(timeout_s)
         while True:
             line = self._in_line()

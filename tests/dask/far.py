@@ -35,7 +35,12 @@ class Far:
         self.hall._do_bury = self._bury
         self.ends: list[socket.socket] = []
         """The far ends of all connections."""
+        self.between: list[socket.socket] = []
+        """Those of connections between stations."""
+        self.unreachable: set[str] = set()
         self.is_down = False
+        self.stations: dict[str, DaskHost] = {}
+        self.hall.knock = self._knock
         self._welcoming: set[Any] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
@@ -63,6 +68,7 @@ class Far:
         while True:
             end, _ = await self.loop.sock_accept(self._listener)
             end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._welcoming.add(self.loop.create_task(self._welcome(end)))
 
     async def _welcome(self, end: socket.socket) -> None:
@@ -89,6 +95,31 @@ class Far:
     def host(self, role: str = "process", owner: str = "") -> FarHost:
         """One more process, as far as the hall can tell."""
         return FarHost("far", role, lambda host: Link("far", self.dial, role, owner, host._heard, host.words))
+
+    def station(self, role: str = "worker") -> FarHost:
+        """One that others can dial."""
+        address = f"station-{len(self.stations)}"
+        host = self.stations[address] = FarHost(
+            "far",
+            role,
+            lambda host: Link("far", self.dial, role, "", host._heard, host.words),
+            (address, self.dial_station),
+        )
+        return host
+
+    def dial_station(self, address: str, greeting: dict[str, Any]) -> tuple[socket.socket, bytes]:
+        if address in self.unreachable:
+            raise OSError("it is unreachable")
+        near, end = socket.socketpair()
+        for one in (near, end):
+            one.setblocking(False)
+        self.between.append(end)
+        self.stations[address].accept(end, b"", greeting["session"], greeting["sender"])
+        return near, b""
+
+    def _knock(self, owner: str, session: int, bell: int, number: int) -> None:
+        for host in list(self.stations.values()):
+            host.knock(session, bell, number)
 
     def cut(self, ends: list[socket.socket] | None = None) -> None:
         """Connections break: these, or all."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from clusters import Cluster
 
-from guildhall import Client, Counter, Event, Lock, Queue, Variable
+from guildhall import Client, Counter, Event, Lock, Pub, Queue, Sub, Variable
 
 pytestmark = pytest.mark.partitions
 
@@ -193,3 +193,63 @@ def test_items_in_the_hands_of_a_host_that_stays_away_are_given_again(
     got = client.submit(lambda: [Queue(name).get(timeout=60) for _ in range(3)], workers=here)
     assert sorted(got.result(timeout=60)) == [0, 1, 2]
     taken.cancel()
+
+
+def listen(name: str) -> list[int]:
+    """In a worker: all numbers until a negative one."""
+    with Sub(name) as sub:
+        Event(f"{name} listens").set()
+        heard = []
+        while (number := sub.get(timeout=120)) >= 0:
+            heard.append(number)
+        return heard
+
+
+def tell(name: str, seconds: float) -> int:
+    """In a worker: numbers, for so long. How many there were."""
+    pub, number, until = Pub(name), 0, time.monotonic() + seconds
+    Event(f"{name} listens").wait(timeout=60)
+    while time.monotonic() < until:
+        pub.put(number)
+        number += 1
+        time.sleep(0.001)
+    pub.put(-1)
+    return number
+
+
+def test_messages_between_workers_outlast_a_short_cut(
+    network: Network, hosts: tuple[Client, str, str], name: str
+) -> None:
+    """Whether it is the publisher that is cut off, or the subscriber: none is lost, none comes twice."""
+    client, here, away = hosts
+    for number, (publisher, subscriber) in enumerate(((away, here), (here, away))):
+        topic = f"{name}{number}"
+        heard = client.submit(listen, topic, workers=subscriber)
+        sent = client.submit(tell, topic, 3.0, workers=publisher)
+        assert Event(f"{topic} listens").wait(timeout=30)
+        time.sleep(0.5)
+        network.cut(host_of(away))
+        time.sleep(TTL_S / 4)
+        network.mend(host_of(away))
+        assert heard.result(timeout=60) == list(range(sent.result(timeout=60)))
+
+
+def test_a_subscriber_that_stays_away_holds_no_publisher_up(
+    network: Network, hosts: tuple[Client, str, str], name: str
+) -> None:
+    client, here, away = hosts
+    lost = client.submit(listen, name, workers=away)
+    assert Event(f"{name} listens").wait(timeout=30)
+    mine = Sub(name)
+    network.cut(host_of(away))
+
+    def put() -> None:
+        pub = Pub(name)
+        for number in range(40):
+            pub.put((number, bytes(1 << 20)))
+
+    client.submit(put, workers=here).result(timeout=10 * TTL_S)
+    assert [mine.get(timeout=30)[0] for _ in range(40)] == list(range(40))
+    network.mend(host_of(away))
+    lost.cancel()
+    within(30, lambda: Pub(name).statistics().subscribers == 1)

@@ -12,7 +12,7 @@ import pytest
 from clusters import Cluster
 
 import guildhall
-from guildhall import Broken, Client, HallRefused, Lock, Misuse, Queue, Variable, aio, get_client
+from guildhall import Broken, Client, Event, HallRefused, Lock, Misuse, Pub, Queue, Sub, Variable, aio, get_client
 from guildhall.engine.dask import INSTALL
 
 FAKE = """
@@ -233,3 +233,20 @@ def test_tls(tmp_path: Path, certificates: Path, name: str) -> None:
                     return int(Variable(name).get().result())
 
             assert client.submit(look).result(timeout=60) == 2
+            made.add_workers(1)
+            client.wait_for_workers(2, timeout=60)
+            here, there = client.nthreads()
+
+            def hear() -> list[int]:
+                sub = Sub(name)
+                Event(name).set()
+                return [sub.get(timeout=60) for _ in range(1_000)]
+
+            def put() -> None:
+                Event(name).wait(timeout=60)
+                for number in range(1_000):
+                    Pub(name).put(number)
+
+            heard = client.submit(hear, workers=here)
+            client.submit(put, workers=there).result(timeout=60)
+            assert heard.result(timeout=60) == list(range(1_000)), "from worker to worker, too"

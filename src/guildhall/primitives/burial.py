@@ -10,6 +10,7 @@ from . import (
     condition,
     delivery,
     election,
+    introduction,
     limiter,
     lock,
     multilock,
@@ -60,6 +61,7 @@ def give_back(
     multilock.bury(txn, session, waits, now)
     pool.bury(txn, session, now)
     subscription.bury(txn, session)
+    introduction.bury(txn, session, now)
     variable.bury(txn, session)
     for estate in estates:
         estate(txn, session, marks)

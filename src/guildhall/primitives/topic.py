@@ -76,10 +76,11 @@ class Plain(Record, tag=1, frozen=True):
 
 
 class Batch(Record, tag=1, frozen=True):
-    """Messages of a publisher in line, and when it came."""
+    """Messages of a publisher in line, when it came, and the topic that they are appended to besides."""
 
     at: float
     messages: tuple[bytes, ...]
+    relay: bytes = b""
 
 
 TOPIC = Form(Topic)
@@ -120,12 +121,17 @@ def _pack(topic: Topic) -> bytes:
 
 
 def publish(
-    txn: Txn, name: bytes, messages: Sequence[bytes], at: float = 0.0, waiter: Waiter | None = None
+    txn: Txn,
+    name: bytes,
+    messages: Sequence[bytes],
+    at: float = 0.0,
+    waiter: Waiter | None = None,
+    relay: bytes = b"",
 ) -> NotNow | int:
     """Append the messages for all who subscribe, to the topic or to a pattern that fits. Returns how many do.
 
     While a subscriber that blocks is full, the waiter is parked with the messages. `at` is the time, in seconds on a
-    clock that all publishers share.
+    clock that all publishers share. With a `relay` they are appended to that, too (introduction.py).
     """
     key = TOPICS + name
     data = txn.get(key)
@@ -138,13 +144,17 @@ def publish(
     else:
         topic = Topic() if data is None else _unpack(data)
         if topic.blockers and (topic.has_line or _is_full(txn, name, topic, len(messages))):
-            return BUSY if waiter is None else _stand_in_line(txn, name, topic, Batch(at, tuple(messages)), waiter)
+            return (
+                BUSY if waiter is None else _stand_in_line(txn, name, topic, Batch(at, tuple(messages), relay), waiter)
+            )
         count = topic.subscribers
         if count or topic.keep:
             _append(txn, name, topic, messages, at)
     if (shapes := txn.get(pattern.SHAPES)) is not None:
         for heard in pattern.fitting(shapes, name):
             count += _overhear(txn, heard, messages, name)
+    if relay:
+        count += _pass_on(txn, relay, messages)
     return count
 
 
@@ -205,6 +215,8 @@ def served(txn: Txn, name: bytes, topic: Topic) -> Topic:
         if (shapes := txn.get(pattern.SHAPES)) is not None:
             for heard in pattern.fitting(shapes, name):
                 _overhear(txn, heard, messages, name)
+        if batch.relay:
+            _pass_on(txn, batch.relay, messages)
         for message in messages:
             values.release(txn, values.uses_of(message))  # What the line held, the log holds.
     return topic
@@ -246,6 +258,14 @@ def _overhear(txn: Txn, heard: bytes, messages: Sequence[bytes], source: bytes) 
         for number in range(topic.end, topic.end + len(messages)):
             txn.put(SOURCES + heard + pack_int(number), source)
         _append(txn, heard, topic, messages, 0.0)
+    return topic.subscribers
+
+
+def _pass_on(txn: Txn, relay: bytes, messages: Sequence[bytes]) -> int:
+    """Append the messages to the relay, if anybody subscribes to it. Returns how many do."""
+    topic = look(txn, relay)
+    if topic.subscribers:
+        _append(txn, relay, topic, messages, 0.0)
     return topic.subscribers
 
 

@@ -19,6 +19,7 @@ from ...primitives import (
     counter,
     election,
     event,
+    introduction,
     latch,
     limiter,
     lock,
@@ -446,7 +447,7 @@ def of_topic(txn: Txn, name: Any, key: bytes, lag: int | None = None) -> TopicSt
     log = found.topic
     return TopicStatistics(
         name=name,
-        subscribers=log.subscribers,
+        subscribers=log.subscribers + topic.look(txn, introduction.relay_of(key)).subscribers,
         first=log.first,
         end=log.end,
         published=log.end,

@@ -28,6 +28,8 @@ from ..hall import host_of, packed
 from .handle import Handle
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from .statistics import TopicStatistics
 
 Start = int | str | timedelta | None
@@ -96,12 +98,17 @@ class Pub(Handle):
     def _set_up(self, host: EmbeddedHost) -> None:
         if self._settings is not None:
             host.transact(subscription.configure, self._key, *self._settings)
+            if host.is_far:
+                _direct().announce(host, self._key)
             self._settings, self._options = None, {}
 
     def put(self, value: Any, timeout: Timeout = None) -> None:
         """Publish a message, any value that pickles. Raises TimedOut if subscribers stayed full; then it was not."""
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         host = self._given or current.now or host_of(None)
+        if host.is_far:
+            self._put_far(host, [value], timeout_s)
+            return
         stored, spent = self._store(host, value)
         try:
             if self._settings is not None:
@@ -120,6 +127,27 @@ class Pub(Handle):
         timeout_s = None if timeout is None else deadline.seconds(timeout)
         host = self._given or current.now or host_of(None)
         items = list(items)  # Futures that only a generator made hold their results until the topic does.
+        if host.is_far:
+            self._put_far(host, items, timeout_s)
+        else:
+            self._put_in_hall(host, items, timeout_s)
+
+    def _put_far(self, host: EmbeddedHost, items: list[Any], timeout_s: float | None) -> None:
+        """To those who subscribe in other processes, without the hall if both can be dialled; it has the others."""
+        desk = _direct().desk_of(host)
+        if not items or desk is None:
+            self._put_in_hall(host, items, timeout_s)
+            return
+        if self._settings is not None:
+            self._set_up(host)
+        way, messages = _direct().prepare(self, host, desk, items)
+        if way.is_heard:  # First, as it may block: then nothing was published.
+            self._put_in_hall(host, items, timeout_s)
+        if way.channels:
+            desk.office.await_room(way.channels)
+        _direct().send(self, desk, way, messages)
+
+    def _put_in_hall(self, host: EmbeddedHost, items: list[Any], timeout_s: float | None) -> None:
         kept: list[Stored] = []
         try:
             kept.extend(self._store(host, value) for value in items)
@@ -136,6 +164,8 @@ class Pub(Handle):
     def _publish(self, host: EmbeddedHost, messages: Sequence[bytes], waiter: Waiter | None) -> Any:
         if self._settings is not None:
             self._set_up(host)
+        if host.is_far:
+            return host.transact(topic.publish, self._key, messages, _wall(), waiter, _direct().relay(host, self._key))
         return host.transact(topic.publish, self._key, messages, _wall(), waiter)
 
     def _put_flow(self, host: EmbeddedHost, messages: Sequence[bytes], timeout_s: float | None) -> Flow[None]:
@@ -152,7 +182,10 @@ class Pub(Handle):
 
     def delete(self) -> None:
         """Leave nothing of the topic, its settings and what it keeps. Raises Misuse while anybody subscribes to it."""
-        self._host.transact(subscription.delete, self._key)
+        host = self._host
+        if host.is_far:
+            _direct().expect_unused(host, self._key)
+        host.transact(subscription.delete, self._key)
 
     def statistics(self) -> TopicStatistics:
         """The topic at this moment."""
@@ -210,6 +243,8 @@ class Sub(Handle):
 
     _kind = "topic"
     _FETCH = 512
+    _box: Any = None
+    """Where messages come from other processes, if they do not come from the hall."""
 
     def __init__(
         self,
@@ -278,6 +313,8 @@ class Sub(Handle):
 
     def _subscribe(self, host: EmbeddedHost, start: int | float | str | None) -> None:
         session, member = host.session, host.new_object()
+        if host.is_far and self._join(host, session, member):
+            return
         fetched, name = _Arrivals(), self._durable or member
         try:
             fetched.at = host.transact(
@@ -292,9 +329,29 @@ class Sub(Handle):
             self._had: int | None = None
             self._is_open = True
             self._session = session  # Last: other threads take it for a subscription that may be used.
+            if host.is_far:
+                _direct().announce(host, b"" if self._is_pattern else self._key)
         except BaseException:  # Ctrl-C may come behind the commit.
             host.defer(subscription.leave, member)
             raise
+
+    def _join(self, host: EmbeddedHost, session: int, member: bytes) -> bool:
+        """Subscribe to what other processes send, if this one can be dialled and nothing needs the hall: what is kept
+        or may block, several topics, several readers."""
+        self._box = None
+        if self._durable or self._is_pattern or self._start is not None or self._policy == BLOCK:
+            return False
+        desk = _direct().desk_of(host)
+        box = None if desk is None else desk.join(self._key, member, self._maxlen)
+        if box is None:
+            return False
+        self._member = self._id = member
+        self._turn = threading.RLock()
+        self._box = self._fetched = box
+        self._answer, self._had = [], None
+        self._is_open = True
+        self._session = session
+        return True
 
     def _subscribe_anew(self, host: EmbeddedHost) -> None:
         """In a forked child, where several threads may find out at once."""
@@ -346,6 +403,9 @@ class Sub(Handle):
         return value
 
     def _await_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
+        if self._box is not None:
+            entry: Entry = _direct().next_entry(self, host, self._box, timeout_s)
+            return entry
         until = deadline.after(timeout_s)
         while True:
             left_s = deadline.left(until)
@@ -500,7 +560,9 @@ class Sub(Handle):
         try:
             self._is_open = False
             with suppress(Misuse):  # The hall is closed: then this is done.
-                if self._session == host.session:  # In a forked child it is the parent's.
+                if self._session == host.session and self._box is not None:
+                    self._box.desk.leave(self._box)
+                elif self._session == host.session:  # In a forked child it is the parent's.
                     host.transact(subscription.leave, self._member, self._had if is_done else None, True)
                     self._release_fetched(host)
         except BaseException:  # Interrupted, or no room: to be closed again.
@@ -521,6 +583,9 @@ class Sub(Handle):
         if getattr(self, "_is_open", False) and _Arrivals is not None:  # As the interpreter ends, globals are None.
             host = self._host
             if self._session == host._session:  # In a forked child it is the parent's; what was deferred too, there.
+                if self._box is not None:
+                    self._box.desk.leave_soon(self._box)
+                    return
                 self._release_fetched(host)
                 host.defer(subscription.leave, self._member)
                 host.hurry()
@@ -530,9 +595,19 @@ class Sub(Handle):
         from .statistics import of_topic  # Here: with it come the records of all kinds.
 
         host = self._opened()
+        if self._box is not None:
+            found: TopicStatistics = self._box.statistics(host.read(of_topic, self.name, self._key))
+            return found
         unread = host.read(subscription.unread, self._key, self._id)
         lag = unread + sum(message is not None for _, message, _ in list(self._fetched))
         return host.read(of_topic, self.name, self._key, lag)
+
+
+def _direct() -> ModuleType:
+    """Here: a process needs it only where the hall is far."""
+    from . import direct
+
+    return direct
 
 
 def _made(kind: type[Handle], name: Any, options: dict[str, Any]) -> Handle:

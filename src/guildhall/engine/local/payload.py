@@ -44,8 +44,10 @@ class _Context(threading.local):
 context = _Context()
 
 
-def pickled(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
-    """The pickle, its buffers, and the objects of this hall that futures in it stand for.
+def pickled(
+    host: EmbeddedHost, value: Any, what: str, is_whole: bool = False
+) -> tuple[bytes, list[pickle.PickleBuffer], tuple[bytes, ...]]:
+    """The pickle, its buffers (in it if it `is_whole`), and the objects of this hall that futures in it stand for.
 
     Raises Unpicklable, naming `what`.
     """
@@ -54,16 +56,17 @@ def pickled(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, list[pick
     before = context.uses, context.into
     context.uses, context.into = [], host
     buffers: list[pickle.PickleBuffer] = []
+    callback = None if is_whole else buffers.append
     try:
         try:
-            data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            data = pickle.dumps(value, 5, buffer_callback=callback)
             if b"__main__" not in data and b"__mp_main__" not in data:
                 return data, buffers, tuple(context.uses)
         except Exception:
             pass
         buffers.clear()
         context.uses.clear()
-        data = cloudpickled(value, buffer_callback=buffers.append)
+        data = cloudpickled(value, buffer_callback=callback)
         return data, buffers, tuple(context.uses)
     except Exception as error:
         kind = type(value).__name__
@@ -115,6 +118,14 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes
     """A value for a variable, queue or topic, and objects to release once it is there."""
     data, uses, spent = inline(host, value, what)
     return values.pack(data, uses), spent
+
+
+def whole(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...]]:
+    """A value of any size as one piece, for a message that nobody stores, and the objects that it refers to."""
+    data, buffers, uses = pickled(host, value, what)
+    if buffers:
+        data, _, uses = pickled(host, value, what, is_whole=True)
+    return values.pack(data, uses), uses
 
 
 def place(host: EmbeddedHost, value: Any, what: str) -> bytes:

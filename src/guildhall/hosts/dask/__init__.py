@@ -80,7 +80,8 @@ def _made(address: str, security: Any, owner: str, role: str) -> DaskHost:
             address, lambda greeting: comms.dial(address, security, greeting), role, mine, host._heard, host.words
         )
 
-    return DaskHost(address, role, link)
+    is_worker = role == "worker" and here is None
+    return DaskHost(address, role, link, comms.station_here(_hosts) if is_worker else None)
 
 
 def dask_setup(server: Any) -> None:

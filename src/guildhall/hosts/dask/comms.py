@@ -70,6 +70,7 @@ def install(scheduler: Any) -> SchedulerHall:
     if hall is None:
         hall = SchedulerHall(scheduler.loop.asyncio_loop, os.environ.get("GUILDHALL_STORE"))
         hall.released = lambda key: scheduler.client_releases_keys(keys=[key], client=NAME)
+        hall.knock = _knocker(scheduler)
         scheduler.extensions[NAME] = hall
         scheduler.handlers["guildhall_hello"] = _hello
         scheduler.handlers["guildhall_line"] = _liner(hall)
@@ -92,6 +93,15 @@ def _liner(hall: SchedulerHall) -> Any:
         return Status.dont_reply
 
     return guildhall_line
+
+
+def _knocker(scheduler: Any) -> Any:
+    def knock(owner: str, session: int, bell: int, number: int) -> None:
+        if owner in scheduler.stream_comms:  # Else it has gone, and is buried.
+            message = {"op": "guildhall_knock", "session": session, "bell": bell, "number": number}
+            scheduler.worker_send(owner, message)
+
+    return knock
 
 
 def _taken_over(comm: Any) -> tuple[socket.socket, bytes]:
@@ -127,20 +137,66 @@ def dial(address: str, security: Any, greeting: dict[str, Any]) -> tuple[socket.
 
     Raises HallRefused if the scheduler has not what it needs, Broken if it cannot be reached.
     """
+    line: tuple[socket.socket, bytes] = _in_a_loop(_dial(address, security, greeting))
+    return line
+
+
+def _in_a_loop(dialling: Any) -> Any:
+    """What it answers, run in a thread: in this one a loop may be running."""
     found: list[Any] = []
 
     def run() -> None:
         try:
-            found.append(asyncio.run(_dial(address, security, greeting)))
+            found.append(asyncio.run(dialling))
         except BaseException as error:
             found.append(error)
 
-    thread = threading.Thread(target=run, name="guildhall-dial", daemon=True)  # In this one a loop may be running.
+    thread = threading.Thread(target=run, name="guildhall-dial", daemon=True)
     thread.start()
     thread.join()
     if isinstance(found[0], BaseException):
         raise found[0]
-    return found[0]  # type: ignore[no-any-return]
+    return found[0]
+
+
+def station_here(hosts: Any) -> tuple[str, Any] | None:
+    """Where other workers dial the worker whose task runs in this thread, and how it dials them. `hosts` are this
+    process's: from now on each hears of who dials it, and of what the scheduler tells it. None if it is none."""
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return None
+    security, mine = worker.security.get_connection_args("worker"), worker.address
+    if not mine.startswith(("tcp://", "tls://")):  # No socket to take out of Dask's hands.
+        return None
+
+    def host() -> Any:
+        return hosts.get((worker.scheduler.address, mine))
+
+    async def guildhall_post(comm: Any, session: int, sender: int) -> Any:
+        sock, left = _taken_over(comm)
+        host().accept(sock, left, session, sender)
+        return Status.dont_reply
+
+    def guildhall_knock(session: int, bell: int, number: int) -> None:
+        if (here := host()) is not None:
+            here.knock(session, bell, number)
+
+    worker.handlers["guildhall_post"] = guildhall_post
+    worker.stream_handlers["guildhall_knock"] = guildhall_knock
+    return mine, lambda address, greeting: _in_a_loop(_dial_station(address, security, greeting))
+
+
+async def _dial_station(address: str, security: Any, greeting: dict[str, Any]) -> tuple[socket.socket, bytes]:
+    comm = await connect_comm(address, timeout=DIAL_S, **security)
+    try:
+        if not hasattr(comm, "stream"):
+            raise HallRefused(f"worker at {address}: a station needs tcp:// or tls://")
+        await comm.write({"op": "guildhall_post", **greeting})
+        return _taken_over(comm)
+    finally:
+        if not comm.closed():
+            comm.abort()
 
 
 async def _dial(address: str, security: Any, greeting: dict[str, Any]) -> tuple[socket.socket, bytes]:

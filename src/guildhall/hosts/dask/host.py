@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from ... import deadline
@@ -24,6 +24,9 @@ from ..seats import private as private_seats
 from ..sweeper import Sweeper
 from .link import DirectLink, Link, SessionOver, Slot
 from .scheduler import NOT_YET
+
+if TYPE_CHECKING:
+    from .post import Dial, PostOffice
 
 AWAKE = 1 << 32
 """The bell of a wait that has none: its ring is told all the same."""
@@ -141,12 +144,21 @@ class DaskHost(EmbeddedHost):
     is_far = True
     look_again_s = LOOK_AGAIN_S
 
-    def __init__(self, address: str, role: str, make: Callable[[DaskHost], AnyLink]) -> None:
+    def __init__(
+        self,
+        address: str,
+        role: str,
+        make: Callable[[DaskHost], AnyLink],
+        station: tuple[str, Dial] | None = None,
+    ) -> None:
+        """`station`: the address at which other processes can dial this one, and how it dials them."""
         self.directory = address
         self.role = role
         self.is_private = self.is_durable = False
         self.opens = 1
         self._make = make
+        self._station = station
+        self._office: PostOffice | None = None
         self._deferred: deque[Iterable[Any]] = deque()
         self._dropped: deque[bytes] = deque()
         self.errand = self._deferred.append
@@ -214,6 +226,9 @@ class DaskHost(EmbeddedHost):
                 self.lend_hand = _nothing_to_do
                 self.before_leaving.clear()
                 self.link.abandon()
+                if self._office is not None:
+                    self._office.abandon()
+                self._station = self._office = None  # Nobody can dial it.
             self._sit_down()
 
     def _look_anew(self) -> None:
@@ -399,6 +414,40 @@ class DaskHost(EmbeddedHost):
         self.link.look()
         return []
 
+    # -- to and from other processes ----------------------------------------------------------------------------------
+
+    def post_office(self) -> PostOffice | None:
+        """This session's station; None if no other process can dial this one."""
+        office, session = self._office, self.session
+        if office is not None and office.session == session:
+            return office
+        if self._station is None or self._is_closed:
+            return None
+        from .post import PostOffice
+
+        with self.once:
+            if self._office is None or self._office.session != session:
+                if self._office is not None:
+                    self._office.close(flush_s=0)
+                self._office = PostOffice(session, *self._station, self.is_alive)
+            return self._office
+
+    def accept(self, sock: socket.socket, left: bytes, session: int, sender: int) -> None:
+        """Another station's connection, if it is for this session."""
+        office = self._office
+        if office is not None and office.session == session and self._mark[0]:
+            office.accept(sock, left, sender)
+        else:
+            from .post import refuse
+
+            refuse(sock)
+
+    def knock(self, session: int, bell: int, number: int) -> None:
+        """The hall has something to tell the station of that session."""
+        office = self._office
+        if office is not None and office.session == session:
+            office.on_knock(bell, number)
+
     # -- looking at the hall itself -----------------------------------------------------------------------------------
 
     def new_object(self) -> bytes:
@@ -478,6 +527,8 @@ class DaskHost(EmbeddedHost):
         if self._mark[0]:
             for end in tuple(self.before_leaving):
                 end()
+            if self._office is not None:
+                self._office.close()
             with suppress(OSError):
                 self.flush()
                 self.link.close()

@@ -37,6 +37,8 @@ ORPHANS_GRACE_S = 0.25
 READ_BYTES = 1 << 16
 """What is read at a time: others have their turn in between."""
 MAX_AHEAD = 1 << 14
+STATIONS = 1 << 33
+"""Bells from here on are those of stations, which hear of it from Dask, as nobody may be reading their line."""
 NOT_YET = ()
 """Told with a ring that grants nothing."""
 Call = tuple[Any, ...]
@@ -92,6 +94,9 @@ class SchedulerHall:
         self.seats: dict[int, Seat] = {}
         self.released: Callable[[str], None] = lambda key: None
         """Called with the key of a Dask task that nothing in the hall holds any more."""
+        self.knock: Callable[[str, int, int, int], None] = lambda owner, session, bell, number: None
+        """Called in the loop's thread: tells the station of the session, a process of that owner, what the hall has for
+        it. One that cannot be told hears of it when it asks again."""
         self.orphans_grace_s = ORPHANS_GRACE_S
         self._is_closed = False
         self._thread = 0
@@ -256,6 +261,10 @@ class SchedulerHall:
         """Called behind the commit that granted the wait."""
         seat = self.seats.get(waiter.session)
         if seat is None:
+            return
+        if waiter.bell >= STATIONS:
+            call = self.knock, seat.owner, waiter.session, waiter.bell, waiter.number
+            self.loop.call_soon_threadsafe(*call)
             return
         if not self.store.read(sessions.is_granted, waiter):  # It is to look for something else.
             seat.tell(waiter.number, waiter.bell, NOT_YET)
