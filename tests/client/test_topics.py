@@ -828,3 +828,23 @@ def test_a_durable_group_whose_members_are_killed_hears_everything(hall: Hall) -
             worker.kill()
     assert len(got) - total <= kills, f"too many came twice, seed {seed}"
     keeper.unsubscribe()
+
+
+def test_what_an_interrupted_get_had_fetched_is_dropped_as_what_still_waits(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pub, sub = Pub("late", hall=hall), Sub("late", maxlen=1, hall=hall)
+    pub.put(1)
+
+    def interrupted(sub: Sub, answer: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sub, "_take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sub.get(timeout=5)
+    pub.put(2)
+    with pytest.raises(Lagged) as told:
+        sub.get(timeout=5)
+    assert told.value.n == 1
+    assert sub.get(timeout=5) == 2

@@ -170,11 +170,11 @@ def time_to_catch(fault_number: int) -> tuple[int, float]:
 def mutations() -> int:
     """The number of faults that were not found."""
     missed = 0
-    print(f"{'fault':28} {'in':12} {'programs':>8} {'seconds':>8}")
+    print(f"{'fault':44} {'in':13} {'programs':>8} {'seconds':>8}")
     for number, (fault, kind, _) in enumerate(FAULTS):
         try:
             programs, seconds = time_to_catch(number)
-            print(f"{fault.__name__.replace('_', ' '):28} {kind:12} {programs:8} {seconds:8.2f}")
+            print(f"{fault.__name__.replace('_', ' '):44} {kind:13} {programs:8} {seconds:8.2f}")
         except Wrong as error:
             missed += 1
             print(f"NOT FOUND: {error}")
