@@ -107,13 +107,13 @@ def use(path: Path) -> None:
             except GuildhallError as error:
                 damage = error
             except (AttributeError, ImportError, TypeError) as error:
-                if not _is_of_a_value(error):
+                if not is_of_a_value(error):
                     raise
         if damage is not None:
             raise damage
 
 
-def _is_of_a_value(error: BaseException) -> bool:
+def is_of_a_value(error: BaseException) -> bool:
     """Whether a damaged value was still a pickle, which names another class or calls it with something else."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     where = frames[-1].f_globals.get("__name__", "")
