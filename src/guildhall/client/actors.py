@@ -8,9 +8,10 @@ from typing import Any
 
 from ..engine.local import actors, payload, stage
 from ..engine.local.tasks import Recipe
-from ..errors import WrongType
+from ..errors import GuildhallError, WrongType
 from ..hosts.embedded import EmbeddedHost, host_at
 from ..primitives import values
+from . import html
 from .futures import Future
 from .hall import host_of
 
@@ -54,6 +55,14 @@ class Actor:
 
     def __repr__(self) -> str:
         return f"<Actor: {self._kind.__name__}, key: {self._future.key}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            status = {"finished": "at home", "error": "its home is gone"}.get(self._future.status, self._future.status)
+        except GuildhallError:  # The hall is closed.
+            status = "lost"
+        facts = [("Class", self._kind.__name__), ("Key", self._future.key), ("Status", status)]
+        return html.table("guildhall Actor", facts)
 
 
 def _ask(actor: Actor, name: str, args: tuple[Any, ...] | None, kwargs: dict[str, Any]) -> ActorFuture:

@@ -23,6 +23,7 @@ from ..engine.local import tasks
 from ..errors import Broken, Misuse, TimedOut, WrongType
 from ..hosts.embedded import LOOK_AGAIN_S, EmbeddedHost
 from ..primitives.values import CANCELLED, PENDING, Object
+from . import html
 from .ahead import expect_size, in_order
 from .callbacks import Caller
 from .futures import Future, cancel
@@ -122,6 +123,14 @@ class ClientExecutor(standard.Executor):
         except (Broken, Misuse):
             state = "its hall is closed"
         return f"<guildhall.Executor: {state}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            state = "shut down" if self._desk.is_shut else "takes calls"
+            facts = [("Status", state), ("Workers", self._max_workers), ("Calls under way", len(self._desk._pending))]
+        except (Broken, Misuse):
+            facts = [("Status", "its hall is closed")]
+        return html.table("guildhall Executor", facts)
 
 
 def _expect_options(client: Submitter, options: dict[str, Any]) -> None:

@@ -41,6 +41,10 @@ class Watch:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._handle, self._timeout_s)
 
+    def __repr__(self) -> str:
+        state = f"given up to version {self.version}" if self._is_open else "closed"
+        return f"<Watch of variable {self._handle.name!r:.60}: {state}>"
+
     def get(self, timeout: Timeout = None) -> Any:
         """The newest value, once it is another than the last one given. Raises TimedOut, and Misuse once closed.
 
