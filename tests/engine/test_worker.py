@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from faults import eventually
 
 from guildhall import Client, Event
 from guildhall.engine.local import tasks
-from guildhall.engine.local.tasks import Recipe
+from guildhall.engine.local.tasks import Done, Recipe
 from guildhall.engine.local.worker import Run
 from guildhall.errors import StoreFull
 from guildhall.primitives import sessions, values
+from guildhall.primitives.values import ERROR
 from guildhall.store.memory import MemoryStore
 
 
@@ -183,3 +185,60 @@ def test_a_task_killed_in_a_batch_is_blamed_alone(tmp_path: Path) -> None:
         assert len(pending) > 40
         go.touch()
         assert client.gather(futures) == list(range(100))
+
+
+class Counting:
+    """A transaction that counts how often each object is read and written."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+        self.reads: Counter[bytes] = Counter()
+        self.writes: Counter[bytes] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._txn, name)
+
+    def get(self, key: bytes) -> Any:
+        self.reads[key] += 1
+        return self._txn.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.writes[key] += 1
+        self._txn.put(key, value)
+
+
+def test_tasks_submitted_together_read_and_write_what_they_depend_on_once() -> None:
+    store = MemoryStore()
+    first, second = submitted(store, 2)
+    several = [
+        (values.object_id(1, number), Recipe("g", b"", b"", (first, second)), (first, second)) for number in (3, 4, 5)
+    ]
+
+    def submit(txn: Any) -> Counting:
+        counting = Counting(txn)
+        tasks.submit(counting, several)
+        return counting
+
+    counted = store.transact(submit)
+    for oid in (first, second):
+        key = values.OBJECTS + oid
+        assert (counted.reads[key], counted.writes[key]) == (1, 1)
+        found = store.read(values.look, oid)
+        assert found is not None
+        assert (found.holds, found.is_watched) == (1 + len(several), True)
+    store.transact(values.release_for, 1, [first, second, *(oid for oid, _, _ in several)])
+    assert [key for key in store.keys if key.startswith(values.OBJECTS)] == []
+
+
+def test_a_task_that_fails_as_it_is_submitted_leaves_nothing_at_what_it_would_have_waited_for() -> None:
+    store = MemoryStore()
+    pending, failed = submitted(store, 2)
+    store.transact(tasks.settle, Done(failed, ERROR, b"e"))
+    before = store.read(values.look, pending)
+    stillborn = values.object_id(1, 3)
+    store.transact(tasks.submit, [(stillborn, Recipe("g", b"", b"", (pending, failed)), (pending, failed))])
+    end = store.read(values.look, stillborn)
+    assert end is not None
+    assert end.state == ERROR
+    assert store.read(values.look, pending) == before
+    assert [key for key in store.keys if key.startswith(tasks.DEPENDENTS)] == []
