@@ -18,9 +18,11 @@ from guildhall.engine.local import tasks
 from guildhall.engine.local.tasks import Done, Recipe
 from guildhall.engine.local.worker import Run
 from guildhall.errors import StoreFull
-from guildhall.primitives import sessions, values
+from guildhall.primitives import sessions, values, waiters
+from guildhall.primitives.op import PARKED
 from guildhall.primitives.values import ERROR
 from guildhall.store.memory import MemoryStore
+from guildhall.store.transaction import Waiter
 
 
 def threads_of_worker() -> tuple[int, list[str]]:
@@ -155,6 +157,19 @@ def test_the_dead_are_held_against_the_task_that_ran_and_not_against_its_neighbo
     store.transact(claim, 3, 2, None)
     store.transact(bury, 3)
     assert sum(deaths()) > 1, "without its words all that it had claimed may be to blame"
+
+
+def test_a_worker_that_dies_as_it_is_woken_for_a_task_wakes_the_next() -> None:
+    store = MemoryStore()
+    idle = [Waiter(number, number, 0) for number in (1, 2)]
+    for waiter in idle:
+        store.transact(sessions.join, sessions.Session(waiter.session, 100 + waiter.session, "worker"))
+        assert store.transact(tasks.claim, waiter.session, 1, waiter) is PARKED
+    submitted(store, 1)
+    (woken,) = [waiter for waiter in idle if store.read(waiters.is_granted, waiter)]
+    (other,) = [waiter for waiter in idle if waiter is not woken]
+    store.transact(partial(sessions.bury, estates=(tasks.bury,)), woken.session)
+    assert store.read(waiters.is_granted, other)
 
 
 def hold_up(go: str) -> None:

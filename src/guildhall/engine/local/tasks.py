@@ -675,6 +675,7 @@ def bury(txn: Txn, session: int, marks: Sequence[int] = ()) -> None:
                 settle(txn, Done(oid, ERROR, killed(recipe.name, deaths, pid)))
             else:
                 _put_back(txn, oid, found, _with(recipe, deaths=deaths))
+    pass_on(txn)  # It may have been woken for a task that it did not come to claim.
 
 
 def _with(old: Recipe, *, missing: int | None = None, retries: int | None = None, deaths: int | None = None) -> Recipe:
