@@ -15,7 +15,7 @@ from clusters import wait_for
 from far import Far, FarHost
 
 import guildhall
-from guildhall import Hall, Lagged, Pub, Sub, TimedOut
+from guildhall import Broken, Hall, Lagged, Pub, Sub, TimedOut
 from guildhall.client.handles.direct import Box
 from guildhall.primitives import introduction, subscription, topic, waiters
 
@@ -284,6 +284,21 @@ def test_nothing_is_left_in_the_hall_by_those_who_leave_or_die(far: Far) -> None
     assert kept
     stations[0].close()
     assert leftovers(far) == []
+
+
+def test_who_was_counted_as_dead_is_told_and_then_subscribes_anew(far: Far, halls: Callable[[], Hall]) -> None:
+    there, here = halls(), halls()
+    sub, pub = Sub("t", hall=here), Pub("t", hall=there)
+    pub.put(1)
+    assert sub.get(timeout=5) == 1
+    far.do(lambda: far.hall.bury(far.hall.seats[here.host.session]))
+    with pytest.raises(Broken, match="counted as dead"):
+        sub.get(timeout=20)
+    with pytest.raises(TimedOut):
+        sub.get(timeout=0)
+    pub.put(2)
+    assert sub.get(timeout=5) == 2
+    assert isinstance(sub._fetched, Box)
 
 
 def test_a_topic_that_somebody_subscribes_to_is_not_deleted(far: Far, halls: Callable[[], Hall]) -> None:

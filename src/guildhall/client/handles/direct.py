@@ -28,9 +28,11 @@ from ..drive import GIVE_WAY_S, Flow
 Entry = tuple[int, bytes | None, bytes | None]
 """As of topic.py, which loads this file."""
 FETCH = 512
-LOOK_LEAST_S = 8.0
-"""A subscription that hears nothing looks this seldom whether it is still there."""
+"""So many relayed messages are collected at a time."""
+SELDOM_S = 8.0
+"""A subscription that hears nothing looks at last this seldom whether it is still there."""
 _ROUTE_MARGIN_S = 0.25
+"""So much sooner than the hall counts on it a route is used no more: clocks do not run quite alike."""
 
 
 class Way(NamedTuple):
@@ -428,7 +430,7 @@ def look(box: Box, pause_s: float) -> float:
     """Nothing came for so long: ask the hall whether it is still there. How long to wait the next time."""
     if pause_s >= LOOK_AGAIN_S:
         box.desk.office.errand(lambda: box.desk.collect(box))
-        return min(2 * pause_s, LOOK_LEAST_S)
+        return min(2 * pause_s, SELDOM_S)
     return LOOK_AGAIN_S
 
 
