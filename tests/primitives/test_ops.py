@@ -51,6 +51,17 @@ def test_lock_goes_to_the_longest_waiter(store: MemoryStore, rung: list[Waiter])
     assert (held.session, held.grant) == (2, 1)
 
 
+def test_who_is_first_in_line_after_a_death_is_told_to_look_when_a_delayed_item_is_due(
+    store: MemoryStore, rung: list[Waiter]
+) -> None:
+    for waiter in (W2, W3):
+        assert store.transact(queue.get, N, 0, 1, waiter.session, waiter) is PARKED
+    store.transact(queue.put, N, 0, queue.item(b"\x00late", due=10.0), None)
+    assert rung == [W2]
+    store.transact(sessions.bury, 2)
+    assert rung == [W2, W3]
+
+
 def test_tokens_grow(store: MemoryStore) -> None:
     first: Any = store.transact(lock.acquire, N, *ONE, 0, None)
     store.transact(lock.release, N, *ONE)

@@ -286,7 +286,7 @@ def bury(txn: Txn, session: int, marks: Sequence[int], left: Iterable[Left]) -> 
             touched.add(hand.name)
             queues.write(txn, hand.name, _with_hand_back(txn, hand, deaths=1))
     for name in sorted(touched):
-        queues.settle(txn, name, queues.look(txn, name))
+        queues.settle(txn, name, queues.look(txn, name), is_new_head=True)
 
 
 def delete(txn: Txn, name: bytes, limit: int) -> bool:

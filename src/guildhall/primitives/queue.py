@@ -568,10 +568,10 @@ def write(txn: Txn, name: bytes, queue: Queue) -> None:
     txn.put(QUEUES + name, _pack_queue(queue))
 
 
-def settle(txn: Txn, name: bytes, queue: Queue) -> None:
+def settle(txn: Txn, name: bytes, queue: Queue, *, is_new_head: bool = False) -> None:
     """Serve whoever can be served now; then write the queue."""
     if queue.is_awaited:
-        _serve(txn, name, queue)
+        _serve(txn, name, queue, is_new_head)
     txn.put(QUEUES + name, _pack_queue(queue))
 
 
