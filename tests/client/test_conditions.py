@@ -411,7 +411,7 @@ def trade(kind: str, is_nested: bool, seed: int) -> None:
 
     def enter() -> None:
         other = inside.get()
-        if other not in (None, pid) and os.path.exists(f"/proc/{other}") and not is_zombie(other):
+        if other not in (None, pid) and not is_ending(other):
             Variable("wrong").set((pid, other))
         inside.set(pid)
 
@@ -434,12 +434,17 @@ def trade(kind: str, is_nested: bool, seed: int) -> None:
                 turn()
 
 
-def is_zombie(pid: int) -> bool:
+EXITING = 0x4
+"""Of the flags in `/proc/PID/stat`: the kernel is taking the process apart. Its sockets are closed then, already."""
+
+
+def is_ending(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
+            state, *numbers = file.read().rpartition(")")[2].split()
     except OSError:
         return True
+    return state in "ZX" or bool(int(numbers[5]) & EXITING)
 
 
 def kill_traders(hall: Hall, kind: str, kills: int) -> None:
