@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,21 @@ def test_a_process_that_is_killed_by_hand_gives_its_lock_back() -> None:
         lock = Lock("l", hall=other)
         assert lock.acquire(timeout=3)
         assert lock.previous_holder_died
+
+
+def test_nothing_keeps_a_simulation_that_has_ended() -> None:
+    def play() -> weakref.ref[Simulation]:
+        sim = Simulation()
+        with sim.time():
+            one, other = sim.join(), sim.join()
+            Lock("l", hall=one).acquire()
+            one.kill()
+            assert Lock("l", hall=other).acquire(timeout=3)
+        return weakref.ref(sim)
+
+    ended = play()
+    gc.collect()
+    assert ended() is None
 
 
 def test_time_is_turned_by_hand() -> None:

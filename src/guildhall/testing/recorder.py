@@ -260,7 +260,7 @@ def _parameters(op: Callable[..., Any]) -> tuple[str, tuple[tuple[int, str], ...
 def _facts(op: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     if inspect.ismethod(op) or op.__name__ == "<lambda>" or "<locals>" in op.__qualname__:
         return op.__qualname__, {}
-    name, places = _parameters(op)
+    name, places = _parameters(inspect.unwrap(op))  # Kept for ever, and what wraps it knows a simulation.
     facts = {key: args[place] for place, key in places if place < len(args)}
     item = facts.pop("item", b"")
     if item[:1] == _ITEM_HEAD:
