@@ -72,6 +72,9 @@ def replay(history: History, models: Models) -> None:
     for c in history.commits:
         if c.op == "sessions.bury":
             if c.wrote:
+                for call in history.calls:
+                    if call.is_put_off and call.session == c.facts["session"]:
+                        call.state = "left"  # What was to be done later, burying does.
                 for model in models.values():
                     model.trail.append((c, c.call))
                     model.bury(c.facts["session"], c)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from programs import PLAYERS
-from runs import PROGRAMS, simulated
+from runs import PROGRAMS, Program, simulated
 from simulate import simulate
 
 from guildhall import Counter, Event, Lock
@@ -20,6 +21,23 @@ from guildhall.testing.simulation import Chances, Simulation
 @pytest.mark.parametrize("kind", list(PLAYERS))
 def test_random_programs_come_to_what_the_model_says(kind: str) -> None:
     simulate(random.randrange(1 << 30), steps=0, programs=PROGRAMS // len(PLAYERS), minutes=0, kinds=[kind])
+
+
+HELD = ("lock", "rlock", "semaphore", "rwlock", "multilock", "election", "circles")
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_programs_come_to_it_also_if_there_is_no_room_to_give_back(kind: str) -> None:
+    """A line is left, and what was granted meanwhile given back, when there is room again; who could not release holds
+    on, and is not told of a circle that there is not."""
+    put_off = 0
+    for seed in range(120):
+        program = Program(kind, seed)
+        program.sim.chances = replace(program.sim.chances, stuck=0.1)
+        program.run()
+        program.check()
+        put_off += sum(call.is_put_off for call in program.history.calls)
+    assert put_off, "it never happened"
 
 
 # -- the simulation itself --------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class Call:
     """"new", "waits", "has" or "left"; for a Condition also "sleeps"."""
     granted: Commit | None = None
     value: Any = None
+    is_put_off: bool = False
+    """Whether it was over before it had left its line or given back what it got: that was to be done later."""
 
     @property
     def is_over(self) -> bool:
@@ -169,6 +171,23 @@ class Log:
 
     def note(self, *record: Any) -> None:
         self._write(record)
+
+    def put_off(self) -> Any:
+        """The call that runs will be over before all that belongs to it is done. Returns what to do that `within`."""
+        if self._current:
+            self._write(("put off", self._current))
+        return self._current
+
+    @contextmanager
+    def within(self, call: Any) -> Iterator[None]:
+        """Until the end of this, commits belong to that call; None: to the one that runs."""
+        before = self._current
+        if call is not None:
+            self._current = call
+        try:
+            yield
+        finally:
+            self._current = before
 
     def asks(self, session: int, number: int) -> None:
         """What the session asks for under that number, in another process, is asked for by the call that runs here."""
@@ -425,6 +444,8 @@ def _read(
         elif kind == "over":
             assert current is not None, "a call is over that began"
             current.result, current.end = rest
+        elif kind == "put off":
+            mine[rest[0]].is_put_off = True
         elif kind == "asks":
             asked[rest[0], rest[1]] = mine[rest[2]]
         elif kind == "inside":
