@@ -20,7 +20,7 @@ from models import ANY, BROKEN_OFF, Model, Wrong
 from guildhall.testing.recorder import Call, Commit, History
 
 Models = dict[tuple[str, str], Model]
-NOT_OF_CALLS = ("sessions.", "embedded.", "values.")
+NOT_OF_CALLS = ("sessions.", "embedded.", "EmbeddedHost._run_portion.", "values.")
 """Ops that may be run in a call and do not belong to it: joining, deferred errands, references."""
 
 
@@ -69,9 +69,12 @@ def check_order(history: History, first: int) -> None:
 
 def replay(history: History, models: Models) -> None:
     """Tell the models all commits in order."""
-    for c in history.commits:
+    for c in (each for commit in history.commits for each in (*commit.parts, commit)):
         if c.op == "sessions.bury":
             if c.wrote:
+                for call in history.calls:
+                    if call.is_put_off and call.session == c.facts["session"]:
+                        call.state = "left"  # What was to be done later, burying does.
                 for model in models.values():
                     model.trail.append((c, c.call))
                     model.bury(c.facts["session"], c)

@@ -103,6 +103,11 @@ class Player:
             return self.dice.uniform(0.0005, 0.01)
         return None if may_be_endless and roll < 0.8 else self.long_s
 
+    def gives_back(self, method: str, run: Callable[[], Any], *args: Any) -> bool:
+        """Call what gives something back. False if there was no room for that: it is held still. Who forgot that and
+        asked again without end would wait for itself, and rightly be told so."""
+        return bool(self.call(method, run, *args) != models.FULL)
+
     def pass_time(self, seconds: float) -> None:
         """Wait for what comes by itself."""
         sim = getattr(self.hall.host, "sim", None)
@@ -425,8 +430,7 @@ class LockPlayer(Player):
 
     def step(self) -> None:
         if self.holds and self.dice.random() < 0.7:
-            self.holds = 0
-            self.call("release", self.lock.release)
+            self.holds = not self.gives_back("release", self.lock.release)
         elif self.holds and self.terms["lease_s"] and self.dice.random() < 0.5:
             self.call("renew", self.lock.renew)
         elif self.holds or self.dice.random() < 0.1:
@@ -494,8 +498,8 @@ class CirclesPlayer(Player):
         return answer
 
     def _release(self, name: str) -> None:
-        self.held.remove(name)
-        self.call("release", self.locks[name].release, name)
+        if self.gives_back("release", self.locks[name].release, name):
+            self.held.remove(name)
 
     def audit(self) -> None:
         for name in self.names:
@@ -516,8 +520,7 @@ class RLockPlayer(Player):
 
     def step(self) -> None:
         if self.holds and self.dice.random() < 0.6:
-            self.holds -= 1
-            self.call("release", self.rlock.release)
+            self.holds -= self.gives_back("release", self.rlock.release)
         else:
             timeout_s = self.patience_s(may_be_endless=True)
             self.holds += self._acquire(timeout_s) not in (False, *models.BROKEN_OFF)
@@ -549,8 +552,7 @@ class SemaphorePlayer(Player):
 
     def step(self) -> None:
         if self.holds and self.dice.random() < 0.6:
-            self.holds -= 1
-            self.call("release", self.semaphore.release)
+            self.holds -= self.gives_back("release", self.semaphore.release)
         elif self.dice.random() < 0.1:
             self.call("get_value", self.semaphore.get_value)
         else:
@@ -580,8 +582,8 @@ class RWLockPlayer(Player):
         rwlock = self.rwlock
         if self.side and self.dice.random() < 0.7:
             release = rwlock.release_read if self.side == "read" else rwlock.release_write
-            self.call(f"release_{self.side}", release)
-            self.side = ""
+            if self.gives_back(f"release_{self.side}", release):
+                self.side = ""
         elif self.side:
             self.call("locked", rwlock.locked)
         else:
@@ -610,8 +612,8 @@ class MultiLockPlayer(Player):
 
     def step(self) -> None:
         if self.mine is not None:
-            self.call("release", self.mine.release)
-            self.mine = None
+            if self.gives_back("release", self.mine.release):
+                self.mine = None
             return
         names = tuple(self.dice.sample(self.names, self.dice.randrange(1, 4)))
         count = self.dice.randrange(1, len(names) + 1)
@@ -643,8 +645,7 @@ class ElectionPlayer(Player):
     def step(self) -> None:
         roll = self.dice.random()
         if self.holds and roll < 0.5:
-            self.holds = 0
-            self.call("resign", self.election.resign)
+            self.holds = not self.gives_back("resign", self.election.resign)
         elif roll < 0.75:
             value, timeout_s = self.fresh(), self.patience_s(may_be_endless=True)
             self.holds = isinstance(self._campaign(value, timeout_s), list) or self.holds

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from faults import Child, eventually, script, spills
 
 import guildhall
-from guildhall import Client, Event, Hall, Lock, Pub, Queue, StoreFull, Sub, TimedOut, Variable
+from guildhall import Client, Counter, Event, Hall, Lock, Pub, Queue, RWLock, StoreFull, Sub, TimedOut, Variable
 from guildhall.client.vigil import Owned, ThreadsVigil
 from guildhall.primitives import lock, waiters
 from guildhall.store.keys import pack_name
@@ -333,3 +334,58 @@ def test_blobs_on_disk_of_a_killed_client_go_with_its_hall(small_home: Path, tmp
     guildhall.open().close()
     assert not os.path.exists(directory)
     assert not spills()
+
+
+def test_who_finds_no_room_to_leave_a_line_leaves_it_as_soon_as_there_is(small_hall: Hall, tmp_path: Path) -> None:
+    """While somebody stands still in a read, no page that was given up can be used: not even leaving is written."""
+    hall, reads = small_hall, tmp_path / "reads"
+    writer, reader = RWLock("r", hall=hall), RWLock("r", hall=hall)
+    writer.acquire_write()
+    child = Child(stand_still_in_a_read, hall, reads)
+    try:
+        assert eventually(reads.exists)
+        answer: list[Any] = []
+        thread = threading.Thread(target=lambda: answer.append(error_of(lambda: reader.acquire_read(timeout=3))))
+        thread.start()
+        assert eventually(lambda: len(writer.statistics().waiting) == 1)
+        fill(hall, "q")
+        use_up(hall)
+        thread.join(60)
+        assert answer == [StoreFull]
+    finally:
+        child.kill()
+    assert eventually(lambda: goes_on(lambda: Queue("q", hall=hall).get(timeout=0)))
+    assert eventually(lambda: not writer.statistics().waiting)
+    writer.release_write()
+    assert not writer.locked(), "nobody reads who was told that it does not"
+
+
+def stand_still_in_a_read(hall: Hall, reads: Path) -> None:
+    store: Any = hall.host._store
+    hall.host.read(lambda txn: None)
+    raw = store._begin()
+    reads.touch()
+    time.sleep(600)
+    raw.abort()
+
+
+def goes_on(run: Callable[[], Any]) -> bool:
+    return error_of(run) is not StoreFull
+
+
+def use_up(hall: Hall) -> None:
+    """Give up pages that nobody can use until nothing more is written."""
+    counter = Counter("c", hall=hall)
+    for _ in range(100_000):
+        try:
+            counter.add(1)
+        except StoreFull:
+            return
+    pytest.fail("there is room without end")
+
+
+def error_of(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as error:
+        return type(error)

@@ -158,7 +158,7 @@ def _running(host: EmbeddedHost, ident: int | None) -> tuple[bytes, ...]:
 
 def _sealed(host: EmbeddedHost, ident: int, number: int, stacks: dict[int, FrameType]) -> tuple[int, ...]:
     """The waits of all threads of this process that run users' code, if none of them can do anything."""
-    if current.has_guests:
+    if current.has_guests or host.is_behind:
         return ()
     asleep = host.asleep.copy()
     stuck = {ident, *asleep}

@@ -191,7 +191,7 @@ class Future:
             host,
             lambda waiter: host.transact(values.wait_settled, oid, waiter),
             lambda waiter: host.read(values.settled, oid),
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
             is_owned=True,
             has_looked=has_looked,

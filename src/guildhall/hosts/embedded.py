@@ -216,6 +216,28 @@ class EmbeddedHost:
         """Run the op with this process's next one. With `drop` and `hurry`, the only thing a finalizer may call."""
         self._deferred.append((op, *args))
 
+    def let_go(self, op: Callable[..., Any], *args: Any) -> None:
+        """Run an op that ends a wait, or gives back what came of it.
+
+        A store may be so full that not even that can be written: what is given up while somebody reads, who was stopped
+        perhaps, is no room yet. Then it is done as soon as it can be, at the latest before this process's next op that
+        finds room. Nobody else would do it: who asked has been told that it does not wait any more.
+        """
+        try:
+            self.transact(op, *args)
+        except StoreFull:
+            self.put_off(op, *args)
+
+    def put_off(self, op: Callable[..., Any], *args: Any) -> None:
+        """Do it soon."""
+        self.defer(op, *args)
+        self.hurry()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was deferred is still to be done: it may give back what this session holds."""
+        return bool(self._deferred)
+
     def drop(self, oid: bytes) -> None:
         """A reference of this session to the object is gone."""
         self._dropped.append(oid)

@@ -60,6 +60,8 @@ class Call:
     """"new", "waits", "has" or "left"; for a Condition also "sleeps"."""
     granted: Commit | None = None
     value: Any = None
+    is_put_off: bool = False
+    """Whether it was over before it had left its line or given back what it got: that was to be done later."""
 
     @property
     def is_over(self) -> bool:
@@ -93,6 +95,8 @@ class Commit:
     """Under which number a session asked for it, if it was made in another process."""
     position: int = -1
     """Among all commits, in their order."""
+    parts: list[Commit] = field(default_factory=list)
+    """What was put off by calls and done in it, as commits of theirs."""
 
     @property
     def verb(self) -> str:
@@ -136,6 +140,8 @@ class Log:
         """Whose commits these are, if all are one session's."""
         self.buried: dict[str, Any] | None = None
         """Set by a burial: whose, and at what time."""
+        self.parts: list[tuple[Any, ...]] = []
+        """What was put off before and done in the transaction that runs."""
         self.in_transaction: Callable[[], object] = lambda: None
         """Called when an op has run and its commit is to come."""
 
@@ -170,6 +176,23 @@ class Log:
     def note(self, *record: Any) -> None:
         self._write(record)
 
+    def put_off(self) -> Any:
+        """The call that runs will be over before all that belongs to it is done. Returns what to do that `within`."""
+        if self._current:
+            self._write(("put off", self._current))
+        return self._current
+
+    @contextmanager
+    def within(self, call: Any) -> Iterator[None]:
+        """Until the end of this, commits belong to that call; None: to the one that runs."""
+        before = self._current
+        if call is not None:
+            self._current = call
+        try:
+            yield
+        finally:
+            self._current = before
+
     def asks(self, session: int, number: int) -> None:
         """What the session asks for under that number, in another process, is asked for by the call that runs here."""
         if self._current:
@@ -196,6 +219,7 @@ class _Noted:
     def __call__(self, txn: Any, *args: Any) -> Any:
         log, op = self._log, self._op
         log.buried = None
+        log.parts.clear()
         has_written = _written(txn)
         try:
             result, error = op(txn, *args), None
@@ -208,6 +232,8 @@ class _Noted:
             facts["claimed"] = result[0], tuple((oid, task.deaths) for oid, task in result[1])
         elif name == "subscription.fetch_into":
             facts["had"] = args[-1]
+        if log.parts:
+            facts["parts"] = tuple(log.parts)
         answer = _answer(result) if error is None else type(error).__name__
         wrote = has_written() and error is None
         log.note("inside", _number(txn), wrote, name, facts, answer, self._begin, log.clock(), self._call, log.session)
@@ -215,6 +241,20 @@ class _Noted:
         if error is not None:
             raise error
         log.in_transaction()
+        return result
+
+
+class _PutOff:
+    """An op that is done later, with others, and writes down that it belongs to the call that put it off."""
+
+    def __init__(self, log: Log, op: Callable[..., Any]) -> None:
+        self._log, self._op, self._call = log, op, log.put_off()
+
+    def __call__(self, txn: Any, *args: Any) -> Any:
+        has_written = _written(txn)
+        result = self._op(txn, *args)
+        name, facts = _facts(self._op, args)
+        self._log.parts.append((self._call, has_written(), name, facts, _answer(result)))
         return result
 
 
@@ -320,11 +360,13 @@ def recorded(host: EmbeddedHost, directory: Path) -> Iterator[Files]:
     assert store is not None, "a hall that is open has a store"
     plain = record(store, files)
     host.transact = store.transact
+    _note_what_is_put_off(host, files)
     with burials(lambda: files.log):
         try:
             yield files
         finally:
             store.transact = host.transact = plain  # type: ignore[method-assign]
+            del host.put_off
 
 
 @contextmanager
@@ -336,6 +378,7 @@ def recording(directory: Path) -> Iterator[Files]:
     def open_store(host: EmbeddedHost) -> LmdbStore:
         store = plain(host)
         record(store, files)
+        _note_what_is_put_off(host, files)
         return store
 
     EmbeddedHost._open_store = open_store  # type: ignore[assignment,method-assign]
@@ -351,6 +394,13 @@ def record(store: Any, files: Files) -> Callable[..., Any]:
     plain: Callable[..., Any] = store.transact
     store.transact = lambda op, *args: files.log.transact(plain, op, args)
     return plain
+
+
+def _note_what_is_put_off(host: EmbeddedHost, files: Files) -> None:
+    def put_off(op: Callable[..., Any], *args: Any) -> None:
+        EmbeddedHost.put_off(host, _PutOff(files.log, op), *args)
+
+    host.put_off = put_off  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -402,7 +452,8 @@ def assemble(logs: Iterable[list[tuple[Any, ...]]]) -> History:
     history.doubtful = len(last)
     history.commits = sorted([*sure, *last.values()], key=lambda commit: (commit.number, commit.wrote, commit.inside))
     for position, commit in enumerate(history.commits):
-        commit.position = position
+        for each in (commit, *commit.parts):
+            each.position = position
     history.calls.sort(key=lambda call: call.begin)
     return history
 
@@ -425,6 +476,8 @@ def _read(
         elif kind == "over":
             assert current is not None, "a call is over that began"
             current.result, current.end = rest
+        elif kind == "put off":
+            mine[rest[0]].is_put_off = True
         elif kind == "asks":
             asked[rest[0], rest[1]] = mine[rest[2]]
         elif kind == "inside":
@@ -432,6 +485,10 @@ def _read(
                 doubtful.append(pending)
             number, wrote, op, facts, answer, begin, inside, of_call, session = rest
             pending = Commit(number, wrote, op, facts, answer, begin, inside, None, None, session)
+            pending.parts = [
+                Commit(number, did, part, known, said, begin, inside, inside, mine.get(call), session)
+                for call, did, part, known, said in facts.pop("parts", ())
+            ]
             if isinstance(of_call, tuple):
                 pending.asked = of_call
             else:

@@ -62,7 +62,8 @@ class Killed(Over):
 @dataclass(frozen=True)
 class Chances:
     """How likely each trouble is. Of `switch`, `kill`, `pause`: at each step; of `interrupt`: at each step of a call
-    that may be; of `drop`, `delay`: for each ring; of `full`: that there is no room for what a transaction adds."""
+    that may be; of `drop`, `delay`: for each ring; of `full`: that there is no room for what a transaction adds; of
+    `stuck`: that nothing can be written, not even by who gives something back."""
 
     switch: float = 0.3
     kill: float = 0.0
@@ -71,6 +72,7 @@ class Chances:
     drop: float = 0.0
     delay: float = 0.0
     full: float = 0.0
+    stuck: float = 0.0
 
 
 QUIET = Chances(switch=0.0)
@@ -145,6 +147,8 @@ class SimHost(EmbeddedHost):
         self._numbers = itertools.count(1)
         self._errands: deque[Iterable[Any]] = deque()
         self.errand = self._errands.append
+        self._belongs: dict[int, Any] = {}
+        """Of errands that were put off: the calls that they belong to."""
         self.words = [0]
         """What the process has received, in memory that outlives it."""
         self.log = Log(sim.log_of_life(), sim.tick)
@@ -186,7 +190,11 @@ class SimHost(EmbeddedHost):
         return result
 
     def _transact(self, op: Callable[..., Any], *args: Any) -> Any:
-        result = self.sim.store.transact(self._refused(op) if self._finds_no_room() else op, *args)
+        if self._is_stuck():
+            op = self._refused(op, None)
+        elif self._finds_no_room():
+            op = self._refused(op, 0)
+        result = self.sim.store.transact(op, *args)
         self.trouble()  # The commit is made, and nobody wrote that down.
         return result
 
@@ -204,14 +212,21 @@ class SimHost(EmbeddedHost):
             bool(chances.full and self.sim.is_running and not self._insists) and self.sim.dice.random() < chances.full
         )
 
-    def _refused(self, op: Callable[..., Any]) -> Callable[..., Any]:
-        """The op in a store that is full: what makes that no larger goes on."""
+    def _is_stuck(self) -> bool:
+        chances = self.sim.chances
+        return bool(chances.stuck and self.sim.is_running and self._has_joined) and (
+            self.sim.dice.random() < chances.stuck
+        )
+
+    def _refused(self, op: Callable[..., Any], most: int | None) -> Callable[..., Any]:
+        """The op in a store that is full: what makes that larger by no more than so much goes on; None: what writes
+        nothing."""
         store = self.sim.store
 
         def run(txn: Any, *args: Any) -> Any:
             before = store.size
             result = op(txn, *args)
-            if store.size > before:
+            if txn.undo if most is None else store.size > before + most:
                 raise StoreFull("the simulated store is full")
             return result
 
@@ -227,7 +242,8 @@ class SimHost(EmbeddedHost):
             errand = self._errands[0]
             op, *args = errand
             try:
-                self._troubled(op, *args)
+                with self.log.within(self._belongs.get(id(errand))):
+                    self._troubled(op, *args)
             except StoreFull:
                 return
             with suppress(ValueError):
@@ -238,6 +254,14 @@ class SimHost(EmbeddedHost):
     def defer(self, op: Callable[..., Any], *args: Any) -> None:
         """Run the op with this process's next one."""
         self._errands.append((op, *args))
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._errands)
+
+    def put_off(self, op: Callable[..., Any], *args: Any) -> None:
+        self.defer(op, *args)
+        self._belongs[id(self._errands[-1])] = self.log.put_off()
 
     def drop(self, oid: bytes) -> None:
         """Of an object: there is none without a blob, and no blob here."""

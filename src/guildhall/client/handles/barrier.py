@@ -96,7 +96,7 @@ class Barrier(Handle):
             host,
             lambda waiter: self._come(host, waiter),
             lambda waiter: self._told(host, waiter),
-            lambda waiter: host.transact(barrier.withdraw, key, parties, waiter),
+            lambda waiter: host.let_go(barrier.withdraw, key, parties, waiter),
             timeout_s,
             leave=lambda waiter: host.transact(barrier.give_up, key, parties, waiter),
             due=None if self._action is None else lambda waiter: self._act_if_due(host, waiter),
@@ -118,7 +118,7 @@ class Barrier(Handle):
             return self._told(host, actor)
         except BaseException:
             if waiter is None:  # Nobody else would take it out of the line.
-                host.transact(barrier.withdraw, self._key, self._parties, actor)
+                host.let_go(barrier.withdraw, self._key, self._parties, actor)
             raise
 
     def _told(self, host: EmbeddedHost, waiter: Waiter) -> int:

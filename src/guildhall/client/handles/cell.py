@@ -64,7 +64,7 @@ class Cell(Handle):
             host,
             lambda waiter: host.transact(variable.await_set, key, waiter),
             lambda waiter: True if host.read(variable.get, key) is not None else BUSY,
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
         )
         if answer is LATE:

@@ -50,7 +50,7 @@ class Turn:
             host,
             lambda waiter: host.transact(variable.take_turn, *whose, waiter),
             is_ours,
-            lambda waiter: host.transact(variable.withdraw_turn, *whose, waiter),
+            lambda waiter: host.let_go(variable.withdraw_turn, *whose, waiter),
             timeout_s,
         )
         return answer is not LATE

@@ -90,7 +90,7 @@ class Election(Handle):
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it leads already, and nobody would resign.
-            host.transact(election.withdraw, self._key, Waiter(host.session, attempt, 0), stored)
+            host.let_go(election.withdraw, self._key, Waiter(host.session, attempt, 0), stored)
             raise
 
     def _campaign_flow(self, host: EmbeddedHost, stored: bytes, timeout_s: float | None) -> Flow[bool]:
@@ -108,7 +108,7 @@ class Election(Handle):
             host,
             ask,
             granted,
-            lambda waiter: host.transact(election.withdraw, key, waiter, stored),
+            lambda waiter: host.let_go(election.withdraw, key, waiter, stored),
             timeout_s,
             leave=lambda waiter: host.transact(election.leave, waiter, stored),
             is_owned=True,
@@ -181,7 +181,7 @@ class Election(Handle):
                 host,
                 lambda waiter: host.transact(election.await_change, self._key, seen, waiter),
                 changed,
-                lambda waiter: host.transact(waiters.withdraw, waiter),
+                lambda waiter: host.let_go(waiters.withdraw, waiter),
                 timeout_s,
             )
         )

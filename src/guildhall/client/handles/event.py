@@ -60,7 +60,7 @@ class Event(Handle):
             host,
             lambda waiter: host.transact(event.wait, self._key, waiter),
             lambda waiter: True,
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
         )
         return answer is not LATE

@@ -138,7 +138,7 @@ class Leasing(Held):
     def _undo(self, host: EmbeddedHost, want: int, waiter: Waiter) -> None:
         if waiter.number in self._mine[want]:
             self._mine[want].remove(waiter.number)
-        host.transact(pool.withdraw, self._place, waiter, deadline.now())
+        host.let_go(pool.withdraw, self._place, waiter, deadline.now())
 
     def _leave(self, host: EmbeddedHost, want: int, waiter: Waiter) -> bool:
         return host.transact(pool.leave, self._place, waiter, deadline.now())

@@ -66,7 +66,7 @@ class Latch(Handle):
             host,
             lambda waiter: host.transact(latch.wait, self._key, self._count, waiter),
             lambda waiter: True,
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
         )
         return answer is not LATE

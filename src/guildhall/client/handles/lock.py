@@ -97,7 +97,7 @@ class Lock(Handle):
         except Exception:
             raise
         except BaseException:  # Ctrl-C may come when it is ours already, and nobody would release it.
-            host.transact(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
+            host.let_go(lock.withdraw, self._key, Waiter(host.session, attempt, 0), now())
             raise
 
     def _acquire_far(self, host: EmbeddedHost, timeout_s: float | None) -> bool:
@@ -113,7 +113,7 @@ class Lock(Handle):
         except Exception:
             raise
         except BaseException:  # As above.
-            host.transact(lock.withdraw, self._key, asked, now())
+            host.let_go(lock.withdraw, self._key, asked, now())
             raise
 
     def _let_pass(self, host: EmbeddedHost, timeout_s: float | None) -> None:
@@ -185,7 +185,7 @@ class Lock(Handle):
             host,
             lambda waiter: self._ask(host, waiter, attempt_of(waiter)),
             granted,
-            lambda waiter: host.transact(lock.withdraw, key, waiter, now()),
+            lambda waiter: host.let_go(lock.withdraw, key, waiter, now()),
             timeout_s,
             leave=lambda waiter: host.transact(lock.leave, key, waiter),
             due=lambda waiter: self._due(host, waiter),

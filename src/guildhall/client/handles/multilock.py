@@ -107,7 +107,7 @@ class MultiLock(Held):
         grant = self._grant
         if grant is not None and (grant.held.session, grant.held.grant) == (waiter.session, waiter.number):
             self._grant = None
-        host.transact(multilock.withdraw, self._keys, waiter, deadline.now())
+        host.let_go(multilock.withdraw, self._keys, waiter, deadline.now())
 
     def _leave(self, host: EmbeddedHost, want: int, waiter: Waiter) -> bool:
         return host.transact(multilock.leave, waiter, deadline.now())

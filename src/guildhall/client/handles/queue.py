@@ -124,7 +124,7 @@ class Queue(Handle):
                 host,
                 ask,
                 collect,
-                lambda waiter: host.transact(queue.leave_put, self._key, waiter, stored),
+                lambda waiter: host.let_go(queue.leave_put, self._key, waiter, stored),
                 timeout_s,
                 leave=lambda waiter: host.transact(queue.withdraw_put, self._key, waiter, stored),
             )
@@ -327,7 +327,7 @@ class Queue(Handle):
                 host,
                 ask,
                 collect,
-                lambda waiter: host.transact(queue.withdraw_get, self._key, waiter),
+                lambda waiter: host.let_go(queue.withdraw_get, self._key, waiter),
                 timeout_s,
                 leave=lambda waiter: host.transact(queue.leave_get, self._key, waiter),
                 due=lambda waiter: self._ripen(host),
@@ -447,7 +447,7 @@ class Queue(Handle):
             host,
             lambda waiter: host.transact(queue.join, self._key, waiter),
             lambda waiter: True,
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
         )
         return answer is not LATE

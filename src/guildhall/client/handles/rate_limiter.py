@@ -107,7 +107,7 @@ class RateLimiter(Handle):
             host,
             lambda waiter: host.transact(limiter.acquire, key, terms, number, _moment(), waiter),
             lambda waiter: True,
-            lambda waiter: host.transact(limiter.leave, key, number, waiter),
+            lambda waiter: host.let_go(limiter.leave, key, number, waiter),
             timeout_s,
             leave=lambda waiter: host.transact(limiter.leave, key, number, waiter),
             due=due,

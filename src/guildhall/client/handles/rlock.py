@@ -61,7 +61,7 @@ class RLock(Held):
         return True if mine else BUSY
 
     def _undo(self, host: EmbeddedHost, want: int, waiter: Waiter) -> None:
-        host.transact(rlock.withdraw, self._key, waiter, deadline.now())
+        host.let_go(rlock.withdraw, self._key, waiter, deadline.now())
 
     def _leave(self, host: EmbeddedHost, want: int, waiter: Waiter) -> bool:
         return host.transact(waiters.withdraw, waiter)

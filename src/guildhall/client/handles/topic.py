@@ -173,7 +173,7 @@ class Pub(Handle):
             host,
             lambda waiter: self._publish(host, messages, waiter),
             lambda waiter: True,
-            lambda waiter: host.transact(topic.withdraw, self._key, waiter, messages),
+            lambda waiter: host.let_go(topic.withdraw, self._key, waiter, messages),
             timeout_s,
             leave=lambda waiter: host.transact(topic.withdraw, self._key, waiter, messages),
         )
@@ -434,7 +434,7 @@ class Sub(Handle):
             host,
             lambda waiter: self._fetch(host, waiter),
             lambda waiter: self._fetch(host, None),
-            lambda waiter: host.transact(waiters.withdraw, waiter),
+            lambda waiter: host.let_go(waiters.withdraw, waiter),
             timeout_s,
         )
         return answer is not LATE

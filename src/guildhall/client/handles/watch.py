@@ -102,7 +102,7 @@ class Watch:
         try:
             return (
                 yield from drive.waiting(
-                    host, ask, is_there, lambda waiter: host.transact(waiters.withdraw, waiter), timeout_s
+                    host, ask, is_there, lambda waiter: host.let_go(waiters.withdraw, waiter), timeout_s
                 )
             )
         finally:
