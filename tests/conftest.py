@@ -18,6 +18,7 @@ import pytest
 
 import guildhall
 from guildhall import Client
+from guildhall.hosts import embedded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell starts what runs in its background without.
 
@@ -46,6 +47,14 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         shutil.rmtree(place)
     assert not running, f"processes left behind: {running}"
     assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_open() -> Iterator[None]:
+    """A hall that a test leaves open would be seen by tests of other modules."""
+    yield
+    left = [host.directory for host in embedded._hosts.values()]
+    assert not left, f"left open: {left}"
 
 
 def _ours(home: str) -> Iterator[psutil.Process]:

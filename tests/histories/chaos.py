@@ -50,6 +50,8 @@ LEAST_KILLS = 5
 CALM_S = 60
 """So long after the last trouble every process must have come to its end."""
 DAY_NS = 86_400 * 10**9
+HOME = os.environ.get("GUILDHALL_HOME") or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
+"""Where the halls of the rounds are."""
 FAULTS_BY_NAME = {fault.__name__: fault for fault, _, _ in FAULTS}
 Tally = Counter[str]
 STEPS_S = (0.001, 0.1, 3.0, 3600.0)
@@ -296,7 +298,7 @@ def _far(directory: Path, number: int, broken: str | None) -> Iterator[Site]:
 @contextmanager
 def _near(directory: Path, number: int, broken: str | None) -> Iterator[Site]:
     with ExitStack() as stack:
-        home = Path(tempfile.mkdtemp(prefix="guildhall-chaos-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        home = Path(tempfile.mkdtemp(prefix="guildhall-chaos-", dir=HOME))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         os.environ["GUILDHALL_HOME"] = str(home)
         if broken:

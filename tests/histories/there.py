@@ -90,7 +90,7 @@ def _left_behind(session: int, dask_scheduler: Any) -> list[bytes]:
     hall = dask_scheduler.extensions[NAME]
     mine = (sessions.SESSIONS + pack_id(session), queue.HANDS + pack_id(session))
     keys = [key for key in hall.store.read(left_behind) if not key.startswith(mine)]
-    return [*keys, *(blob.encode() for blob in hall.blobs)]
+    return [*keys, *(blob.encode() for blob in hall.blobs.sizes())]
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
