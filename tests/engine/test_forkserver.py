@@ -275,7 +275,7 @@ def test_a_killed_worker_is_replaced_and_its_exit_described(client: Client) -> N
 
 
 def test_the_exit_code_of_a_worker_is_told(client: Client) -> None:
-    with pytest.raises(KilledWorker, match="exit code 3"):
+    with pytest.raises(KilledWorker, match=r"local://\d+ \(process \d+\), exit code 3"):
         client.submit(os._exit, 3).result(timeout=LONG_S)
 
 

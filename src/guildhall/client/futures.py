@@ -333,7 +333,7 @@ def _exit_of(host: EmbeddedHost, pid: int) -> str:
         time.sleep(0.005)
     how = exits.get(pid, "in a way that this process has not seen")
     hint = " (by somebody, or by the kernel for want of memory: see dmesg)" if how == "killed by SIGKILL" else ""
-    return f"process {pid}, {how}{hint}" if pid else "gone before it began"
+    return f"{tasks.names_of(0, pid)[0]} (process {pid}), {how}{hint}" if pid else "gone before it began"
 
 
 def _restore(oid: bytes, key: str) -> Future:

@@ -11,13 +11,10 @@ from typing import Any
 from ...errors import Unpicklable
 from ...hosts.embedded import EmbeddedHost
 from ...primitives import values
-from ...primitives.values import ERROR, FINISHED
-from . import failures, payload
+from ...primitives.values import CANCELLED, ERROR, FINISHED
+from . import failures, interrupts, payload
+from .interrupts import Interrupted, Interruptible
 from .tasks import Done, Recipe
-
-
-class Interrupted(BaseException):
-    """Raised in a task that was cancelled by force. Not an Exception: the task shall not take it for one of its own."""
 
 
 @lru_cache(maxsize=256)
@@ -52,9 +49,11 @@ def load_function(host: EmbeddedHost, oid: bytes) -> Callable[..., Any]:
     return _function_of(host, payload.REFERENCE + oid)
 
 
-def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe) -> Done:
-    """Run one task to its end, whatever it raises."""
-    return ended(host, oid, recipe, lambda: _call(host, recipe, *arguments(host, recipe)))
+def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe, run: Interruptible | None = None) -> Done:
+    """Run one task to its end, whatever it raises. `run` is what may be interrupted in it."""
+    if run is None:
+        return ended(host, oid, recipe, lambda: _call(host, recipe, *arguments(host, recipe)))
+    return ended(host, oid, recipe, lambda: run.play(oid, lambda: _call(host, recipe, *arguments(host, recipe))))
 
 
 def ended(host: EmbeddedHost, oid: bytes, recipe: Recipe, compute: Callable[[], Any]) -> Done:
@@ -65,6 +64,8 @@ def ended(host: EmbeddedHost, oid: bytes, recipe: Recipe, compute: Callable[[], 
         if uses:  # Until it is told: the futures in the result are dropped with it, which gives their holds back.
             host.transact(values.hold_for, host.session, uses)
         return Done(oid, FINISHED, data, uses, blob)
+    except Interrupted:  # It has been cancelled already.
+        return Done(oid, CANCELLED, b"")
     except BaseException as error:
         if not isinstance(error, Unpicklable):
             error.__traceback__ = _users(error.__traceback__)
@@ -74,7 +75,7 @@ def ended(host: EmbeddedHost, oid: bytes, recipe: Recipe, compute: Callable[[], 
 def _users(traceback: TracebackType | None) -> TracebackType | None:
     """The part of it that begins in the user's code; all of it if there is none."""
     place = traceback
-    while place is not None and place.tb_frame.f_globals.get("__name__") == __name__:
+    while place is not None and place.tb_frame.f_globals.get("__name__") in (__name__, interrupts.__name__):
         place = place.tb_next
     return place or traceback
 

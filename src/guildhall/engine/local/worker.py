@@ -6,7 +6,6 @@ claims meanwhile. Claims are of one task until tasks have proved short.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -25,14 +24,15 @@ from ...hosts.embedded import EmbeddedHost, open_hall
 from ...hosts.marks import Lane
 from ...primitives import values, waiters
 from ...primitives.op import Answer
-from ...primitives.values import CANCELLED, ERROR
+from ...primitives.values import ERROR
 from ...store.transaction import Waiter
-from . import inbox, tasks
+from . import inbox, interrupts, tasks
 from .attendant import Attendant
+from .interrupts import Interruptible
 from .memory import MemoryGuard
 from .monitor import Monitor
 from .options import WorkerOptions, unpacked
-from .running import Interrupted, large_function, load_function, run_task
+from .running import large_function, load_function, run_task
 from .tasks import Done, Recipe
 
 BATCH_S = 0.001
@@ -56,23 +56,21 @@ class Slot(threading.local):
 slot = Slot()
 
 
-class Run:
+class Run(Interruptible):
     """One claim being worked off: the tasks not begun, and the ends not yet told."""
 
     def __init__(
         self, host: EmbeddedHost, key: bytes, todo: list[tuple[bytes, Recipe]], lane: Lane | None = None
     ) -> None:
+        super().__init__()
         self.host = host
         self._lane = lane
         """Where it marks which task it begins: if this process is killed, that one alone is to blame."""
         self.key = key
         self.begun = 0
         self.waits = 0
-        self.thread = threading.current_thread()
         self.around: Run | None = None
         """What its thread works on, too, and goes on with behind this."""
-        self.current: bytes | None = None
-        """The task that runs now, and may be interrupted."""
         self.todo = todo[::-1]
         """The tasks not begun, the next one last."""
         self._ends: list[Done] = []
@@ -86,13 +84,7 @@ class Run:
         while (task := self._next(end)) is not None:
             if lane is not None:
                 lane.words[lane.index] = tasks.mark_of(task[0])
-            try:
-                self.current = task[0]
-                end = run_task(self.host, *task)
-                self.current = None
-            except Interrupted:  # It has been cancelled already.
-                self.current = None
-                end = Done(task[0], CANCELLED, b"")
+            end = run_task(self.host, *task, self)
             ended = time.perf_counter()
             if ended - told > BATCH_S:
                 self.tell(end)
@@ -158,7 +150,6 @@ class Worker:
         self.threads: list[threading.Thread] = []
         self._able = tasks.Able(frozenset(tasks.names_of(host.session, os.getpid())), options.resources)
         self._runs: dict[threading.Thread, Run] = {}
-        self._wanted: bytes | None = None
         self._begun = 0
         self._helpers = 0
         self._blocked = 0
@@ -239,22 +230,18 @@ class Worker:
     def interrupt(self, oid: bytes) -> bool:
         """Raise Interrupted in the task, if it runs here. Whether it does. A call into C ends first, but a sleep or a
         wait does not."""
-        for run in list(self._runs.values()):
-            if run.current == oid and run.thread.ident is not None:
-                if run.thread is threading.main_thread():
-                    self._wanted = oid
-                    signal.pthread_kill(run.thread.ident, signal.SIGURG)
-                else:
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                        ctypes.c_ulong(run.thread.ident), ctypes.py_object(Interrupted)
-                    )
-                return True
+        for innermost in list(self._runs.values()):
+            run: Run | None = innermost
+            while run is not None:
+                if run.interrupt(oid):
+                    return True
+                run = run.around
         return False
 
     def on_signal(self, *_: object) -> None:
-        """In the main thread: the task that is to be interrupted may have ended meanwhile."""
-        if slot.run is not None and slot.run.current is not None and slot.run.current == self._wanted:
-            raise Interrupted("cancelled by force")
+        """In the main thread."""
+        if slot.run is not None:
+            slot.run.on_signal()
 
     def _await_task(self, waiter: Waiter, is_helper: bool) -> None:
         """Until there may be a task, of which the waiter, parked and awake, is told; or this thread is to end."""
@@ -291,6 +278,10 @@ class Worker:
         run = slot.run
         if run is None:
             return lambda: None
+        with run.apart():
+            return self._give_way(run)
+
+    def _give_way(self, run: Run) -> Callable[[], None]:
         run.waits += 1
         if run.waits > 1:  # Coroutines of one task: it is one task that waits.
             return partial(self._go_on, run)
@@ -310,6 +301,12 @@ class Worker:
         """
         if self._helpers < MAX_HELPERS or self._helpers >= self._blocked or slot.depth >= MAX_DEPTH:
             return None
+        if (run := slot.run) is None:
+            return self._run_ready()
+        with run.apart():
+            return self._run_ready()
+
+    def _run_ready(self) -> bool:
         claimed = self.host.transact(tasks.claim, self.host.session, 1, None, self._able, now())
         return not isinstance(claimed, Answer) and self._run_inside(claimed)
 
@@ -319,9 +316,10 @@ class Worker:
         Safe where another task would not be: who waits for this one cannot be what it waits for.
         """
         if slot.run is not None and slot.depth < MAX_DEPTH:
-            claimed = self.host.transact(tasks.claim_one, self.host.session, oid, now())
-            if claimed is not None:
-                self._run_inside(claimed)
+            with slot.run.apart():
+                claimed = self.host.transact(tasks.claim_one, self.host.session, oid, now())
+                if claimed is not None:
+                    self._run_inside(claimed)
 
     def _run_inside(self, claimed: tuple[bytes, list[tuple[bytes, Recipe]]]) -> bool:
         """Work a claim off inside the task that this thread runs. True."""
@@ -343,10 +341,11 @@ class Worker:
         self.host.transact(tasks.pass_on)  # It may have been woken for a task that it no longer takes.
 
     def _go_on(self, run: Run) -> None:
-        run.waits -= 1
-        if not run.waits:
-            with self._gate:
-                self._blocked -= 1
+        with run.apart():
+            run.waits -= 1
+            if not run.waits:
+                with self._gate:
+                    self._blocked -= 1
 
 
 def here() -> Worker:
@@ -374,7 +373,7 @@ def main(told: str, joined: Callable[[], None]) -> None:
     host = open_hall(directory, role="worker", estates=(inbox.bury_worker,))
     current.enter_task(host)
     worker = Worker(host, options)
-    signal.signal(signal.SIGURG, worker.on_signal)
+    signal.signal(interrupts.SIGNAL, worker.on_signal)
     if options.authkey:
         from multiprocessing import process  # Only where the client has it, too: it takes a millisecond.
 
