@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -309,9 +310,10 @@ class Alarm(Exception):
 
 def pressed_at_random(
     error: type[BaseException], presses: int, refill: Callable[[], None], once: Callable[[], None]
-) -> None:
-    """Call `once` again and again, and raise the error at random moments of it."""
-    is_armed = False
+) -> int:
+    """Call `once` again and again, and raise the error at random moments of it. How often that was in the caller's own
+    lines: what had been returned to those is lost."""
+    is_armed, outside = False, 0
 
     def press(*_: Any) -> None:
         nonlocal is_armed
@@ -328,10 +330,16 @@ def pressed_at_random(
                 is_armed = True
                 while is_armed:  # Python may swallow one, in a callback of somebody's.
                     once()
-            except error:
-                pass
+            except error as raised:
+                outside += is_outside(raised)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    return outside
+
+
+def is_outside(error: BaseException) -> bool:
+    """Whether it was raised by a handler that was called in this file."""
+    return traceback.extract_tb(error.__traceback__)[-2].filename == __file__
 
 
 @pytest.mark.parametrize("error", [Press, Alarm])
@@ -340,7 +348,7 @@ def test_what_is_raised_at_any_moment_loses_nothing_and_keeps_nothing_alive(
 ) -> None:
     """Of small and large items, singly and in batches: all that was put was got, or is there; no blob stays."""
 
-    def child() -> tuple[int, int]:
+    def child() -> tuple[int, int, int]:
         queue, numbers = Queue("q", hall=hall), itertools.count()
         seen: Counter[int] = Counter()
 
@@ -364,7 +372,7 @@ def test_what_is_raised_at_any_moment_loses_nothing_and_keeps_nothing_alive(
             with suppress(TimedOut):
                 once()
 
-        pressed_at_random(error, 400, refill, patient)
+        outside = pressed_at_random(error, 400, refill, patient)
         settled(hall)
         assert queue.statistics().unacked == 0
         for some in (queue, queue.dead_letters):  # What a handler raises while an item is read, its reading raised.
@@ -376,11 +384,11 @@ def test_what_is_raised_at_any_moment_loses_nothing_and_keeps_nothing_alive(
         assert records(hall, ITEMS, HANDS) <= 2
         assert records(hall, OBJECTS, HOLDS) == 0, "something is kept alive"
         assert blobs(hall) == []
-        return lost, sum(seen.values()) - len(seen)
+        return lost, sum(seen.values()) - len(seen), outside
 
-    lost, twice = Child(child).result()
-    print(f"{lost} died between the return and the line that kept them, {twice} seen twice")
-    assert lost <= 20  # Of 400; a batch dies as a whole.
+    lost, twice, outside = Child(child).result()
+    print(f"{lost} died between the return and the line that kept them, in {outside} places; {twice} seen twice")
+    assert lost <= 3 * outside, "so many are in a batch"
     assert twice <= 400
 
 
