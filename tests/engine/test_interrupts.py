@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from faults import Child
 
 from guildhall import Client
 from guildhall.engine.local import interrupts
@@ -53,6 +55,16 @@ def test_an_interrupt_never_leaves_its_task() -> None:
     thread.join()
     assert not astray
     assert interrupted
+    assert Child(can_be_profiled).result()
+
+
+def can_be_profiled() -> bool:
+    """As long as Python believes that somebody is to be interrupted, it looks at each step, and a function that is
+    profiled never begins (CPython 3.11)."""
+    signal.alarm(10)
+    sys.setprofile(lambda *_: None)
+    sys.setprofile((lambda: None)())
+    return True
 
 
 def test_worker_threads_survive_thousands_of_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:

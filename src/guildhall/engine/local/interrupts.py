@@ -89,11 +89,14 @@ class Interruptible:
             raise Interrupted("cancelled by force")
 
     def _settle(self) -> None:
-        """Closed: wait until nothing is under way to this thread. What was sent and has not arrived is taken back."""
+        """Closed: wait until nothing is under way to this thread. Raises what was sent and has not arrived.
+
+        Nothing is taken back: Python (3.11) would believe for ever that somebody is to be interrupted.
+        """
         while self._is_aimed_at:
             time.sleep(0)
-        _send(self.thread, None)
         self._is_sent = False
+        _arrive()
 
     def on_signal(self) -> None:
         """In a main thread: be interrupted, if the task that it is in is to be."""
@@ -122,9 +125,11 @@ class Interruptible:
         return True
 
 
-def _send(thread: threading.Thread, what: type[BaseException] | None) -> None:
-    """Have it raised in a thread that runs, in place of what was sent before and has not arrived."""
+def _arrive() -> None:
+    """As a function begins, Python looks for what was sent to the thread, and raises it."""
+
+
+def _send(thread: threading.Thread, what: type[BaseException]) -> None:
+    """Have it raised in a thread that runs."""
     assert thread.ident is not None, "it runs"
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), None if what is None else ctypes.py_object(what)
-    )
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(what))
