@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import distributed
@@ -214,6 +214,16 @@ async def _awaited(future: Any) -> Any:
     return await future
 
 
+@pytest.fixture
+def copies_stay(client: Client) -> Iterator[None]:
+    """Dask's memory manager looks every two seconds for copies that nobody needs, and drops them."""
+    manager = client.engine.client.amm  # type: ignore[attr-defined]
+    manager.stop()
+    yield
+    manager.start()
+
+
+@pytest.mark.usefixtures("copies_stay")
 def test_scattered_values_are_in_workers(client: Client) -> None:
     one = client.scatter({"x": [1, 2]})
     assert one["x"].result() == [1, 2]
