@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from guildhall.primitives import values
+
 SRC = Path(__file__).parent.parent / "src"
 
 
@@ -105,6 +107,30 @@ def eventually(fact: Callable[[], Any], within_s: float = 5.0) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+class Ahead:
+    """Numbers for calls that are sent ahead of the results given: how far, and what that takes in the hall."""
+
+    def __init__(self, host: Any, count: int) -> None:
+        self._host, self._count = host, count
+        self.sent = self.given = self.most = 0
+        """How many were sent and given, and the most that were sent and not given."""
+        self._before = self._objects()
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self._count):
+            self.sent += 1
+            self.most = max(self.most, self.sent - self.given)
+            yield number
+
+    def objects(self) -> int:
+        """How many more objects there are than before."""
+        return self._objects() - self._before
+
+    def _objects(self) -> int:
+        self._host.settle()
+        return int(self._host.read(lambda txn: len(list(txn.scan(values.OBJECTS)))))
 
 
 class Press(KeyboardInterrupt):

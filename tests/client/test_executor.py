@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from faults import eventually, script
+from faults import Ahead, eventually, script
 
 from guildhall import Client, Event, Executor, KilledWorker, Unpicklable, get_client
 from guildhall.primitives import values
@@ -107,28 +107,15 @@ def test_map_is_like_the_builtin_one(executor: standard.Executor) -> None:
 
 
 def test_a_map_with_a_buffer_takes_the_memory_of_that_however_long_it_is(client: Client) -> None:
-    sent = given = most = 0
-
-    def numbers() -> Iterator[int]:
-        nonlocal sent, most
-        for number in range(4_000):
-            sent += 1
-            most = max(most, sent - given)
-            yield number
-
-    def objects() -> int:
-        client.host.settle()
-        return client.host.read(lambda txn: len(list(txn.scan(values.OBJECTS))))
-
-    before, counts = objects(), []
+    ahead, counts = Ahead(client.host, 4_000), []
     with client.get_executor() as executor:
-        for result in executor.map(square, numbers(), buffersize=200):
-            assert result == given**2
-            given += 1
-            if given in (1_000, 3_000):
-                counts.append(eventually(lambda: objects() - before <= 210))  # Other threads let go of some.
-        assert (given, sent) == (4_000, 4_000)
-        assert most <= 201
+        for result in executor.map(square, ahead, buffersize=200):
+            assert result == ahead.given**2
+            ahead.given += 1
+            if ahead.given in (1_000, 3_000):
+                counts.append(eventually(lambda: ahead.objects() <= 210))  # Other threads let go of some.
+        assert (ahead.given, ahead.sent) == (4_000, 4_000)
+        assert ahead.most <= 201
         assert counts == [True, True]
         assert list(executor.map(pow, [1, 2, 3, 4, 5], [2] * 9, chunksize=2, buffersize=1)) == [1, 4, 9, 16, 25]
         assert list(executor.map(square, [], buffersize=3)) == []
@@ -566,7 +553,6 @@ def test_an_ended_call_costs_the_same_however_many_wait(client: Client) -> None:
 
 
 def test_no_results_pile_up_that_nobody_asks_for(client: Client) -> None:
-    from guildhall.primitives import values
 
     def objects() -> int:
         return client.host.read(lambda txn: len(list(txn.scan(values.OBJECTS))))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import eventually
+from faults import Ahead, eventually
 
 from guildhall import (
     CancelledError,
@@ -32,7 +32,6 @@ from guildhall import (
     wait,
     worker_client,
 )
-from guildhall.primitives import values
 from guildhall.primitives.values import KEYS, NAMED
 from guildhall.primitives.waiters import WAITS
 from guildhall.store.keys import pack_id
@@ -190,28 +189,15 @@ def test_nothing_is_left_of_a_fired_task(client: Client, name: str) -> None:
 
 
 def test_a_map_with_a_buffer_gives_futures_in_order_and_takes_the_memory_of_that(client: Client) -> None:
-    sent = given = most = 0
-
-    def numbers() -> Iterator[int]:
-        nonlocal sent, most
-        for number in range(3_000):
-            sent += 1
-            most = max(most, sent - given)
-            yield number
-
-    def objects() -> int:
-        client.host.settle()
-        return client.host.read(lambda txn: len(list(txn.scan(values.OBJECTS))))
-
-    before = objects()
-    for future in client.map(pow, numbers(), itertools.repeat(2), buffersize=100):
+    ahead = Ahead(client.host, 3_000)
+    for future in client.map(pow, ahead, itertools.repeat(2), buffersize=100):
         assert future.done()
-        assert future.result() == given**2
-        given += 1
-        if given in (1_000, 2_000):
-            assert eventually(lambda: objects() - before <= 110)
-    assert (given, sent) == (3_000, 3_000)
-    assert most <= 101
+        assert future.result() == ahead.given**2
+        ahead.given += 1
+        if ahead.given in (1_000, 2_000):
+            assert eventually(lambda: ahead.objects() <= 110)
+    assert (ahead.given, ahead.sent) == (3_000, 3_000)
+    assert ahead.most <= 101
 
 
 def test_a_map_with_a_buffer_takes_the_options_of_map(client: Client, name: str) -> None:
