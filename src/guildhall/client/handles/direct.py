@@ -381,11 +381,8 @@ def _next(sub: Any, host: EmbeddedHost, box: Box, until: float | None, timeout_s
             box.rung.clear()
             with suppress(IndexError):
                 return box.popleft()
-            left_s = deadline.left(until)
-            if left_s == 0:
-                raise sub._late(timeout_s or 0.0)
-            expect_open(sub, host, box)
-            if not box.rung.wait(pause_s if left_s is None else min(pause_s, left_s)):
+            left_s = expect_more(sub, host, box, until, timeout_s)
+            if not box.rung.wait(drive.sooner(pause_s, left_s)):
                 if go_on is None and host.give_way is not None:
                     go_on = host.give_way()
                 pause_s = look(box, pause_s)
@@ -413,12 +410,9 @@ async def anext_entry(sub: Any, host: EmbeddedHost, box: Box, timeout_s: float |
                 box.wakers.append(wake)
             with suppress(IndexError):
                 return box.popleft()
-            left_s = deadline.left(until)
-            if left_s == 0:
-                raise sub._late(timeout_s or 0.0)
-            expect_open(sub, host, box)
+            left_s = expect_more(sub, host, box, until, timeout_s)
             try:
-                await asyncio.wait_for(rung.wait(), pause_s if left_s is None else min(pause_s, left_s))
+                await asyncio.wait_for(rung.wait(), drive.sooner(pause_s, left_s))
             except TimeoutError:
                 pause_s = look(box, pause_s)
     finally:
@@ -434,8 +428,12 @@ def look(box: Box, pause_s: float) -> float:
     return LOOK_AGAIN_S
 
 
-def expect_open(sub: Any, host: EmbeddedHost, box: Box) -> None:
-    """Raises Misuse if the subscription was closed, Broken if the hall has counted this process as dead."""
+def expect_more(sub: Any, host: EmbeddedHost, box: Box, until: float | None, timeout_s: float | None) -> float | None:
+    """How long may be waited for a message. Raises TimedOut if the time is up, Misuse if the subscription was closed,
+    Broken if the hall has counted this process as dead."""
+    left_s = deadline.left(until)
+    if left_s == 0:
+        raise sub._late(timeout_s or 0.0)
     if not sub._is_open:
         raise sub._closed()
     if host.session != box.desk.session:
@@ -443,3 +441,4 @@ def expect_open(sub: Any, host: EmbeddedHost, box: Box) -> None:
             f"subscription to {sub.name!r:.60}: session {box.desk.session} was counted as dead while it waited; "
             "messages may be missing: get again, from now on"
         )
+    return left_s

@@ -162,9 +162,8 @@ def _in_a_loop(dialling: Any) -> Any:
 def station_here(hosts: Any) -> tuple[str, Any] | None:
     """Where other workers dial the worker whose task runs in this thread, and how it dials them. `hosts` are this
     process's: from now on each hears of who dials it, and of what the scheduler tells it. None if it is none."""
-    try:
-        worker = distributed.get_worker()
-    except ValueError:
+    worker = _worker_here()
+    if worker is None:
         return None
     security, mine = worker.security.get_connection_args("worker"), worker.address
     if not mine.startswith(("tcp://", "tls://")):  # No socket to take out of Dask's hands.
@@ -274,11 +273,18 @@ def client_facts(client: Any) -> tuple[str, Any, str]:
 
 def worker_facts() -> tuple[str, Any, str] | None:
     """The same of the worker whose task runs in this thread, or that this process is; None if it is none."""
-    try:
-        here = distributed.get_worker()
-    except ValueError:
+    here = _worker_here()
+    if here is None:
         return None
     return here.scheduler.address, here.security.get_connection_args("worker"), here.address
+
+
+def _worker_here() -> Any:
+    """The worker whose task runs in this thread, or that this process is; None if it is none."""
+    try:
+        return distributed.get_worker()
+    except ValueError:
+        return None
 
 
 def in_task() -> bool:

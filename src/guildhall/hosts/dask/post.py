@@ -16,7 +16,6 @@ import os
 import selectors
 import socket
 import ssl
-import struct
 import threading
 import time
 import traceback
@@ -31,8 +30,8 @@ import msgspec
 
 from ... import deadline
 from ...errors import Broken
+from .wire import HEAD, Assembler
 
-HEAD = struct.Struct("!I")
 READ_BYTES = 1 << 20
 FRAME_BYTES = 1 << 18
 """What goes in one frame, unless one message is larger."""
@@ -74,7 +73,8 @@ class _Wire:
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         self.out: deque[memoryview] = deque()
-        self._in = bytearray(left)
+        self._came = left
+        self._assembler = Assembler()
         self.events = 0
 
     def read(self) -> list[Any]:
@@ -82,23 +82,15 @@ class _Wire:
         data = self.socket.recv(READ_BYTES)
         if not data:
             raise ConnectionResetError("closed by the other end")
-        self._in += data
         while isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-            self._in += self.socket.recv(READ_BYTES)
+            data += self.socket.recv(READ_BYTES)
+        self._came = data
         return self.frames()
 
     def frames(self) -> list[Any]:
-        """Those that are complete."""
-        whole, at, found = self._in, 0, []
-        while len(whole) - at >= HEAD.size:
-            end = at + HEAD.size + HEAD.unpack_from(whole, at)[0]
-            if end > len(whole):
-                break
-            found.append(_unpack(memoryview(whole)[at + HEAD.size : end]))
-            at = end
-        if at:
-            self._in = whole[at:]
-        return found
+        """Those that are complete with what came last."""
+        came, self._came = self._came, b""
+        return [_unpack(frame) for frame in self._assembler.feed(came)]
 
     def write(self) -> None:
         """Send what can be sent now."""
