@@ -90,24 +90,25 @@ def load_ahead() -> None:
 def encode(host: EmbeddedHost, oid: bytes, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], str]:
     """The value of the object as its (data, uses, blob)."""
     data, buffers, uses = pickled(host, value, what)
-    if _is_small(data, buffers):
-        return cloudpickled(value) if buffers else data, uses, ""
+    if (small := _in_one(value, data, buffers)) is not None:
+        return small, uses, ""
     stored, blob = blobs.write(host, oid, data, buffers)
     return stored, uses, blob
 
 
-def _is_small(data: bytes, buffers: list[pickle.PickleBuffer]) -> bool:
-    size = len(data)
-    if buffers:
-        size += sum(buffer.raw().nbytes for buffer in buffers)
-    return size <= INLINE_BYTES
+def _in_one(value: Any, data: bytes, buffers: list[pickle.PickleBuffer]) -> bytes | None:
+    """The pickle with its buffers in it, if it is small enough to be stored inline."""
+    if not buffers:
+        return data if len(data) <= INLINE_BYTES else None
+    size = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+    return cloudpickled(value) if size <= INLINE_BYTES else None
 
 
 def inline(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
     """A value as (data, uses, objects to release once it is stored): a large one is placed, and `data` refers to it."""
     data, buffers, uses = pickled(host, value, what)
-    if _is_small(data, buffers):
-        return cloudpickled(value) if buffers else data, uses, ()
+    if (small := _in_one(value, data, buffers)) is not None:
+        return small, uses, ()
     oid = host.new_object()
     stored, blob = blobs.write(host, oid, data, buffers)
     _make(host, oid, stored, uses, blob)
@@ -122,9 +123,7 @@ def store(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes
 
 def whole(host: EmbeddedHost, value: Any, what: str) -> tuple[bytes, tuple[bytes, ...]]:
     """A value of any size as one piece, for a message that nobody stores, and the objects that it refers to."""
-    data, buffers, uses = pickled(host, value, what)
-    if buffers:
-        data, _, uses = pickled(host, value, what, is_whole=True)
+    data, _, uses = pickled(host, value, what, is_whole=True)
     return values.pack(data, uses), uses
 
 
