@@ -17,7 +17,7 @@ from .client.agents import entered, forget, task_number
 from .client.handles.change import Change
 from .client.handles.election import Leader
 from .client.handles.held import give_up
-from .client.handles.topic import Entry
+from .client.handles.topic import Entry, _direct
 from .client.handles.variable import ANY
 from .client.handles.watch import CLOSED
 from .deadline import Timeout
@@ -445,20 +445,24 @@ class Pub(handles.Pub):
         timeout_s = deadline.seconds(timeout)
         host = self._host
         items = list(items)
-        from .client.handles import direct
+        if host.is_far:
+            await self._aput_far(host, items, timeout_s)
+        else:
+            await self._aput_in_hall(host, items, timeout_s)
 
-        desk = direct.desk_of(host) if items and host.is_far else None
-        if desk is None:
+    async def _aput_far(self, host: EmbeddedHost, items: list[Any], timeout_s: float | None) -> None:
+        desk = _direct().desk_of(host)
+        if not items or desk is None:
             await self._aput_in_hall(host, items, timeout_s)
             return
         if self._settings is not None:
             self._set_up(host)
-        way, messages = direct.prepare(self, host, desk, items)
+        way, messages = _direct().prepare(self, host, desk, items)
         if way.is_heard:
             await self._aput_in_hall(host, items, timeout_s)
         if desk.office.full(way.channels):
             await asyncio.to_thread(desk.office.await_room, way.channels)
-        direct.send(self, desk, way, messages)
+        _direct().send(self, desk, way, messages)
 
     async def _aput_in_hall(self, host: EmbeddedHost, items: list[Any], timeout_s: float | None) -> None:
         kept: list[tuple[bytes, tuple[bytes, ...]]] = []
@@ -489,9 +493,8 @@ class Sub(handles.Sub):
 
     async def _wait_for_entry(self, host: EmbeddedHost, timeout_s: float | None) -> Entry:
         if self._box is not None:
-            from .client.handles import direct
-
-            return await direct.anext_entry(self, host, self._box, timeout_s)
+            entry: Entry = await _direct().anext_entry(self, host, self._box, timeout_s)
+            return entry
         until = deadline.after(timeout_s)
         while True:
             line = self._in_line()
