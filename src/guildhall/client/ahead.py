@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from .. import deadline
+from .submission import SLOW_S
 
 F = TypeVar("F")
 Call = tuple[Any, ...]
-
-SLOW_S = 0.005
-"""Calls that take longer to come are sent as they come: the first need not wait for the last."""
 
 
 def in_order(

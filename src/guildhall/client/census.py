@@ -44,6 +44,7 @@ from ..primitives.waiters import LINES
 from ..store.keys import name_of
 from ..store.records import damage_of
 from .handles import statistics
+from .peek import unshown
 
 PAGE = 32
 """So many keys are looked at in one transaction."""
@@ -221,7 +222,7 @@ def told(value: Any) -> str:
     try:
         return (reprlib.repr if isinstance(value, tuple | list | Mapping) else repr)(value)
     except Exception as error:
-        return f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
+        return unshown(value, error)
 
 
 def _has_digits(number: int) -> bool:

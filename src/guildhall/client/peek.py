@@ -144,7 +144,12 @@ def printed(value: Any) -> str:
     try:
         return _short.repr(value) if not isinstance(value, Shape | Text) else repr(value)
     except Exception as error:
-        return f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
+        return unshown(value, error)
+
+
+def unshown(value: Any, error: Exception) -> str:
+    """What stands for a value whose own way of printing failed."""
+    return f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
 def items(hall: Looking, key: bytes, count: int) -> list[Any]:

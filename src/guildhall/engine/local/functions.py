@@ -54,9 +54,8 @@ def _all_captured(function: Callable[..., Any]) -> list[Any]:
     """All that the function's pickle would hold: of one that others import, its name."""
     if not isinstance(function, types.FunctionType):
         return [_MISSING]
-    module, name = function.__module__, function.__qualname__
-    if module not in _BY_VALUE and getattr(sys.modules.get(module), name, None) is function:
-        return [module, name]
+    if _has_name(function):
+        return [function.__module__, function.__qualname__]
     return list(_captured(function, 0))
 
 
@@ -96,8 +95,13 @@ def _is_importable(value: Any) -> bool:
         type(value) is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType | None)
     ):
         return False
-    home = sys.modules.get(value.__module__)
-    return value.__module__ not in _BY_VALUE and getattr(home, value.__qualname__, None) is value
+    return _has_name(value)
+
+
+def _has_name(value: Any) -> bool:
+    """Whether it is what others get who import its name from its module."""
+    module = value.__module__
+    return module not in _BY_VALUE and getattr(sys.modules.get(module), value.__qualname__, None) is value
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:

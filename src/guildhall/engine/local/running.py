@@ -51,9 +51,11 @@ def load_function(host: EmbeddedHost, oid: bytes) -> Callable[..., Any]:
 
 def run_task(host: EmbeddedHost, oid: bytes, recipe: Recipe, run: Interruptible | None = None) -> Done:
     """Run one task to its end, whatever it raises. `run` is what may be interrupted in it."""
-    if run is None:
-        return ended(host, oid, recipe, lambda: _call(host, recipe, *arguments(host, recipe)))
-    return ended(host, oid, recipe, lambda: run.play(oid, lambda: _call(host, recipe, *arguments(host, recipe))))
+
+    def call() -> Any:
+        return _call(host, recipe, *arguments(host, recipe))
+
+    return ended(host, oid, recipe, call if run is None else lambda: run.play(oid, call))
 
 
 def ended(host: EmbeddedHost, oid: bytes, recipe: Recipe, compute: Callable[[], Any]) -> Done:
