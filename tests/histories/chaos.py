@@ -251,7 +251,7 @@ def audit(scene: Scene) -> None:
     """Look, when all are gone, at what is left."""
     scene.sky.offset_ns += DAY_NS  # What was delayed is there.
     with scene.entered() as (hall, files, _):
-        hall.host.bury_dead()
+        scene.ground.bury_dead(hall)
         drain(Queue("hog", hall=hall))
         for part in scene.parts:
             part.player(hall, files, random.Random(0)).audit()

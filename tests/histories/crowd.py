@@ -62,8 +62,11 @@ class Ground(Protocol):
     def recording(self, logs: Path) -> AbstractContextManager[Files]:
         """Until its end, what this process and its children do in the hall is written down there."""
 
+    def bury_dead(self, hall: Hall) -> None:
+        """When all others have gone: until what they held is given back."""
+
     def left_behind(self, hall: Hall) -> list[bytes]:
-        """What is in the hall that nobody may leave there, when all others have gone."""
+        """What is in the hall then that nobody may leave there."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Embedded:
 
     def client(self) -> Client:
         return Client(n_workers=2, threads_per_worker=1)
+
+    def bury_dead(self, hall: Hall) -> None:
+        hall.host.bury_dead()
 
     def left_behind(self, hall: Hall) -> list[bytes]:
         mine = (sessions.SESSIONS, queue.HANDS + pack_id(hall.host.session))

@@ -68,14 +68,17 @@ class There:
     def client(self) -> Client:
         return Client(self.address)
 
-    def left_behind(self, hall: Hall) -> list[bytes]:
-        """What is there when all others are gone."""
+    def bury_dead(self, hall: Hall) -> None:
+        """Until the scheduler has noticed that all others are gone."""
         until = time.monotonic() + BURIED_S
         with distributed.Client(self.address, set_as_default=False) as client:
             while others := client.run_on_scheduler(_others, hall.host.session):
                 if time.monotonic() > until:
                     raise TimeoutError(f"nobody is there any more, and the hall keeps sessions {others}")
                 time.sleep(0.05)
+
+    def left_behind(self, hall: Hall) -> list[bytes]:
+        with distributed.Client(self.address, set_as_default=False) as client:
             found: list[bytes] = client.run_on_scheduler(_left_behind, hall.host.session)
         return found
 
